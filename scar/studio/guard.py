@@ -1,0 +1,146 @@
+"""What keeps the studio standing on the open internet, in front of the application."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import unquote
+
+from scar.images import MAX_BYTES
+
+MAX_BODY = 256 * 1024
+MAX_UPLOAD_BODY = MAX_BYTES + 1024 * 1024
+CLOSED_ROUTES = ("/proxy=", "/component_server", "/openapi.json")
+
+
+class Guard:
+    """ASGI middleware: bounded bodies, no server-side fetching, closed routes, safe headers."""
+
+    def __init__(self, app: Callable[..., Awaitable[None]]):
+        self.app = app
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        path = _plain(scope["path"])
+        if _is_closed(path):
+            await _answer(send, 404, "Not found.")
+            return
+        body = b""
+        if scope["method"] in ("POST", "PUT", "PATCH"):
+            is_upload = path.rstrip("/").endswith("/upload")
+            limit = MAX_UPLOAD_BODY if is_upload else MAX_BODY
+            headers = {k.lower(): v for k, v in scope["headers"]}
+            length = headers.get(b"content-length", b"0")
+            if not length.isdigit() or int(length) > limit:
+                await _answer(send, 413, f"Request body too large (limit {limit} bytes).")
+                return
+            if is_upload:
+                receive = _counted(receive, limit)
+            else:
+                body = await _read(receive, limit)
+                if body is None:
+                    await _answer(send, 413, f"Request body too large (limit {limit} bytes).")
+                    return
+                if _names_a_url(body):
+                    await _answer(send, 400, "This server fetches no URLs; upload the file.")
+                    return
+                receive = _replayed(body, receive)
+        await self.app(scope, receive, _with_safe_headers(send))
+
+
+def _plain(path: str) -> str:
+    """The path with every layer of percent-encoding removed, in lower case."""
+    for _ in range(3):
+        path = unquote(path)
+    return path.lower()
+
+
+def _is_closed(path: str) -> bool:
+    if any(route in path for route in CLOSED_ROUTES):
+        return True
+    _, _, target = path.partition("/file=")
+    _, _, other = path.partition("/file/")
+    return (target or other).lstrip("/ ").startswith(("http:", "https:", "ftp:"))
+
+
+def _names_a_url(body: bytes) -> bool:
+    """Whether a JSON body holds a file whose `path` is a URL, which Gradio would download."""
+    try:
+        data = json.loads(body or b"null")
+    except (ValueError, RecursionError):
+        return False  # the application answers 400 itself
+    pending = [data]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict):
+            path = value.get("path")
+            if isinstance(path, str) and "://" in path:
+                return True
+            pending.extend(value.values())
+        elif isinstance(value, list):
+            pending.extend(value)
+    return False
+
+
+async def _read(receive: Any, limit: int) -> bytes | None:
+    chunks, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return b"".join(chunks)
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        if size > limit:
+            return None
+        if not message.get("more_body"):
+            return b"".join(chunks)
+
+
+def _replayed(body: bytes, receive: Any) -> Any:
+    sent = False
+
+    async def replay() -> Any:
+        nonlocal sent
+        if sent:
+            return await receive()
+        sent = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
+
+
+def _counted(receive: Any, limit: int) -> Any:
+    size = 0
+
+    async def counted() -> Any:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > limit:  # more than was announced: end the upload as a broken connection
+            return {"type": "http.disconnect"}
+        return message
+
+    return counted
+
+
+def _with_safe_headers(send: Any) -> Any:
+    async def safe(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [
+                *message.get("headers", []),
+                (b"x-content-type-options", b"nosniff"),
+                (b"referrer-policy", b"same-origin"),
+            ]
+        await send(message)
+
+    return safe
+
+
+async def _answer(send: Any, status: int, sentence: str) -> None:
+    body = json.dumps({"error": sentence}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,65 @@
+"""The models a studio offers: loaded once each, on first use or ahead of it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from scar.images import InputError
+
+log = logging.getLogger(__name__)
+
+
+class Library:
+    """Models by name. A value is a pipeline, or a function without arguments that loads one."""
+
+    def __init__(self, models: Mapping[str, Any | Callable[[], Any]]):
+        if not models:
+            raise ValueError("a studio needs at least one model")
+        self._models = dict(models)
+        self._locks = {name: threading.Lock() for name in models}
+        self._problems: dict[str, str] = {}
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._models)
+
+    def get(self, name: str) -> Any:
+        """The pipeline called `name`, loading it if need be; raises `InputError` if it cannot."""
+        if name not in self._models:
+            known = ", ".join(self._models)
+            raise InputError(f"There is no model called '{name}'; choose one of: {known}.")
+        with self._locks[name]:
+            if self.is_loaded(name):
+                return self._models[name]
+            try:
+                self._models[name] = self._models[name]()
+            except Exception as error:
+                log.exception("loading the model '%s' failed", name)
+                self._problems[name] = str(error).splitlines()[0] if str(error) else "unknown"
+                raise InputError(
+                    f"The model '{name}' cannot be loaded: {self._problems[name]}"
+                ) from None
+            self._problems.pop(name, None)
+            return self._models[name]
+
+    def is_loaded(self, name: str) -> bool:
+        return hasattr(self._models[name], "stream_edit")
+
+    def problem(self, name: str) -> str | None:
+        """Why the last attempt to load `name` failed, or None."""
+        return self._problems.get(name)
+
+    def preload(self, name: str) -> threading.Thread:
+        """Start loading `name` in the background."""
+
+        def load() -> None:
+            with contextlib.suppress(InputError):  # logged, and kept as the model's problem
+                self.get(name)
+
+        thread = threading.Thread(target=load, name=f"load {name}", daemon=True)
+        thread.start()
+        return thread

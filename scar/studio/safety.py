@@ -1,0 +1,93 @@
+"""What keeps the studio standing on the open internet, inside the application.
+
+`SafeImage` lets only files of this server's own upload folder through `scar.images.open_image`;
+`explain` turns any failure of a run into one sentence; the sweeper deletes what nobody needs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from scar.images import InputError, open_image
+from scar.studio.metadata import read_parameters
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A picture a visitor gave: upright RGB, its file, and the parameters inside, if any."""
+
+    image: Image.Image
+    path: str
+    parameters: dict[str, Any] | None
+
+
+class SafeImage(gr.Image):
+    """A `gr.Image` whose handlers receive an `Upload`; a bad file gives one plain sentence."""
+
+    is_template = True
+
+    def preprocess(self, payload: Any) -> Upload | None:
+        if payload is None:
+            return None
+        # Gradio has checked that a path lies in the upload folder; it decodes data URLs unchecked.
+        if not payload.path or (payload.url or "").startswith("data:"):
+            raise gr.Error("Please upload the picture as a file.", print_exception=False)
+        try:
+            return Upload(open_image(payload.path), payload.path, read_parameters(payload.path))
+        except InputError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+
+def explain(error: Exception) -> str:
+    """One sentence about `error` for the person in front of the page; the rest goes to the log."""
+    if isinstance(error, InputError):
+        return str(error)
+    log.error("a run failed", exc_info=error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "The device is out of memory; try a smaller picture, or again in a moment."
+    if isinstance(error, FloatingPointError):
+        return "The model produced numbers that are not finite; try another seed."
+    if isinstance(error, FileNotFoundError):
+        return "A file of the model is missing; the log of the server says which."
+    return "Something went wrong inside the program; the log of the server says what."
+
+
+def start_sweeper(folder: Path, age: float = 4 * 3600, pause: float = 600) -> threading.Thread:
+    """Every `pause` seconds delete files in `folder` older than `age`, and empty folders."""
+
+    def run() -> None:
+        while True:
+            sweep(folder, age)
+            time.sleep(pause)
+
+    thread = threading.Thread(target=run, name="sweep temporary files", daemon=True)
+    thread.start()
+    return thread
+
+
+def sweep(folder: Path, age: float) -> int:
+    """Delete files below `folder` that nobody touched for `age` seconds; returns how many."""
+    removed, oldest = 0, time.time() - age
+    for root, _, names in os.walk(folder, topdown=False):
+        try:
+            for name in names:
+                path = Path(root, name)
+                if path.lstat().st_mtime < oldest:
+                    path.unlink()
+                    removed += 1
+            if Path(root) != folder and os.stat(root).st_mtime < oldest:
+                os.rmdir(root)
+        except OSError:
+            continue  # in use, or gone already
+    return removed

@@ -1,0 +1,188 @@
+"""What a run of the model looks like from outside: checked settings in, progress and results out.
+
+Everything here is a plain function or generator over PIL images, free of the interface. Closing a
+generator ends the decoding at its next step, so a caller stops a run by closing it.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from scar.images import InputError
+
+MAX_PROMPT = 200
+MAX_SEED = 2**31 - 1
+MAX_VARIANTS = 4
+WORKING_SIDE = 1024  # a larger picture is scaled down: the model sees far fewer pixels anyway
+PREVIEWS = 16  # partial images a run aims to show
+
+# name: (lowest, highest, kind, meaning); the interface and the checks read the same table.
+RANGES: dict[str, tuple[float, float, type]] = {
+    "seed": (0, MAX_SEED, int),
+    "guidance": (0.0, 20.0, float),
+    "temperature": (0.0, 2.0, float),
+    "top_k": (0, 16384, int),
+    "top_p": (0.05, 1.0, float),
+    "variants": (1, MAX_VARIANTS, int),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to sample. `seed` None draws one; variants use seed, seed + 1, ..."""
+
+    seed: int | None = None
+    guidance: float | None = None
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    variants: int = 1
+    preview: bool = True
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A moment of a run. `image` is None while nothing is decoded or previews are off."""
+
+    image: Image.Image | None
+    step: int
+    total: int
+    tokens: int
+    seconds: float
+    variant: int = 1
+    variants: int = 1
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished image beside what it was made from, with every parameter that made it."""
+
+    image: Image.Image
+    before: Image.Image
+    parameters: dict[str, Any]
+    seconds: float
+    tokens: int
+
+
+def run_edit(
+    pipe: Any,
+    image: Image.Image,
+    instruction: str,
+    settings: Settings,
+    region: Image.Image | None = None,
+) -> Iterator[Progress | Result]:
+    """Edit `image`; yields progress and, for each variant, one result.
+
+    `region` ("L", any size) is white where the edit may happen; None or all black means everywhere.
+    Raises `InputError` for an instruction that is empty or too long.
+    """
+    instruction = check_prompt(instruction, "Please say what should change.")
+    image = bounded(image)
+    if region is not None:
+        region = region.resize(image.size) if region.getbbox() else None
+
+    def stream(**options: Any) -> Iterator[Any]:
+        return pipe.stream_edit(image, instruction, region=region, **options)
+
+    facts = {"task": "edit", "instruction": instruction, "region": region is not None}
+    yield from _run(pipe, stream, image, facts, settings)
+
+
+def run_generate(
+    pipe: Any, control_map: Image.Image, prompt: str | int, settings: Settings, kind: str = "none"
+) -> Iterator[Progress | Result]:
+    """Make an image from `control_map` and a sentence or a class number; yields like `run_edit`."""
+    if isinstance(prompt, str):
+        prompt = check_prompt(prompt, "Please say what the picture should show.")
+    control_map = bounded(control_map)
+
+    def stream(**options: Any) -> Iterator[Any]:
+        return pipe.stream_generate(control_map, prompt, **options)
+
+    facts = {"task": "generate", "prompt": prompt, "control": kind}
+    yield from _run(pipe, stream, control_map, facts, settings)
+
+
+def check_settings(**values: Any) -> Settings:
+    """`Settings` from untrusted values; raises `InputError` naming the first one that is wrong."""
+    checked: dict[str, Any] = {"preview": bool(values.pop("preview", True))}
+    for name, value in values.items():
+        if name not in RANGES:
+            raise InputError(f"There is no setting called '{name}'.")
+        checked[name] = None if value is None else _number(name, value)
+    for name in ("temperature", "top_k", "top_p", "variants"):
+        if checked.get(name, 0) is None:
+            raise InputError(f"Please give a value for {name.replace('_', ' ')}.")
+    return Settings(**checked)
+
+
+def check_prompt(text: Any, when_empty: str) -> str:
+    """The sentence without surrounding space; raises `InputError` if it is empty or too long."""
+    if not isinstance(text, str) or not text.strip():
+        raise InputError(when_empty)
+    text = " ".join(text.split())
+    if len(text) > MAX_PROMPT:
+        raise InputError(f"Please use at most {MAX_PROMPT} characters; these are {len(text)}.")
+    return text
+
+
+def bounded(image: Image.Image) -> Image.Image:
+    """The image with its longer side at most `WORKING_SIDE`."""
+    scale = WORKING_SIDE / max(image.size)
+    if scale >= 1:
+        return image
+    return image.resize([max(1, round(side * scale)) for side in image.size])
+
+
+def _run(
+    pipe: Any,
+    stream: Callable[..., Iterator[Any]],
+    before: Image.Image,
+    facts: dict[str, Any],
+    settings: Settings,
+) -> Iterator[Progress | Result]:
+    seed = random.randrange(MAX_SEED) if settings.seed is None else settings.seed
+    sampling = {
+        "guidance": pipe.defaults.guidance if settings.guidance is None else settings.guidance,
+        "temperature": settings.temperature,
+        "top_k": settings.top_k,
+        "top_p": settings.top_p,
+    }
+    every = max(1, pipe.total_tokens // PREVIEWS)
+    for variant in range(1, settings.variants + 1):
+        start = time.perf_counter()
+        yield Progress(None, 0, 1, 0, 0.0, variant, settings.variants)
+        out = None
+        for out in stream(seed=(seed + variant - 1) % MAX_SEED, every=every, **sampling):
+            image = out.image if settings.preview else None
+            seconds = time.perf_counter() - start
+            yield Progress(
+                image, out.step, out.total, out.tokens, seconds, variant, settings.variants
+            )
+        parameters = {
+            "software": "SCAR",
+            **facts,
+            "seed": out.seed,
+            **sampling,
+            "paradigm": pipe.paradigm,
+        }
+        yield Result(out.image, before, parameters, time.perf_counter() - start, out.tokens)
+
+
+def _number(name: str, value: Any) -> float | int:
+    lowest, highest, kind = RANGES[name]
+    label = name.replace("_", " ")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(f"The {label} must be a number.")
+    if kind is int and value != int(value):
+        raise InputError(f"The {label} must be a whole number.")
+    if not lowest <= value <= highest:
+        raise InputError(f"The {label} must lie between {lowest:g} and {highest:g}.")
+    return kind(value)
