@@ -22,14 +22,14 @@ __all__ = ["Library", "build_studio", "launch_studio"]
 
 
 def build_studio(
-    models: Library | Mapping[str, Any | Callable[[], Any]], examples: Path | None = None
+    models: Library | Mapping[str, Any | Callable[[], Any]], assets: Path | None = None
 ) -> gr.Blocks:
     """The interface over `models`: name -> pipeline, or a function that loads one.
 
-    `examples` is a folder with examples.json and its pictures.
+    `assets` is the folder that holds examples/examples.json and MODEL_CARD.md; either may lack.
     """
     library = models if isinstance(models, Library) else Library(models)
-    scenes = load_scenes(examples, results_folder()) if examples else []
+    scenes = load_scenes(assets / "examples", results_folder()) if assets else []
     with gr.Blocks(title="SCAR Studio", fill_width=True, delete_cache=(600, 4 * 3600)) as studio:
         gr.HTML(
             '<header class="masthead"><h1>SCAR</h1>'

@@ -13,7 +13,7 @@ from scar.studio import views
 from scar.studio.examples import Scene
 from scar.studio.library import Library
 from scar.studio.safety import SafeImage, Upload
-from scar.studio.session import MAX_PROMPT, check_prompt, run_edit
+from scar.studio.session import MAX_PROMPT, check_prompt
 from scar.studio.workbench import SEND_INDEX, Run, Workbench, history_strip, recall, settings_from
 
 SUGGESTIONS = ["add a red apple on the left", "make it night", "change the place to a beach"]
@@ -57,11 +57,10 @@ class EditTab:
     def _outputs(self) -> None:
         self.bench.results()
         with gr.Row(elem_classes="actions"):
-            self.reuse = gr.Button(
-                "Use as input", size="md", interactive=False, elem_id="edit-reuse"
-            )
-            self.undo = gr.Button("Undo", size="md", interactive=False, elem_id="edit-undo")
-            self.redo = gr.Button("Redo", size="md", interactive=False, elem_id="edit-redo")
+            self.reuse = _action("Use as input", "edit-reuse")
+            self.undo = _action("Undo", "edit-undo")
+            self.redo = _action("Redo", "edit-redo")
+            self.bench.save_button()
         self.bench.history()
         self.chain = gr.State(([], 0))  # files of the sources, and which one is shown
 
@@ -113,12 +112,11 @@ class EditTab:
 
     def _run(self, upload: Upload, instruction: str, model: str, *rest: Any) -> Iterator[dict]:
         *settings, runs = rest
-        pipe_name = model
 
         def events() -> Iterator[Any]:
             _checked(upload, instruction)
             checked = settings_from(*settings)
-            yield from run_edit(self.library.get(pipe_name), upload.image, instruction, checked)
+            yield from self.library.edit(model, upload.image, instruction, checked)
 
         yield from self.bench.show(events(), runs, "token")
 
@@ -161,6 +159,10 @@ class EditTab:
             history_strip(runs, event.index),
             run,
         ]
+
+
+def _action(label: str, elem_id: str) -> gr.Button:
+    return gr.Button(label, size="md", min_width=70, interactive=False, elem_id=elem_id)
 
 
 def _checked(upload: Upload | None, instruction: str) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from PIL import Image
+
 from scar.images import InputError
+from scar.studio.session import Progress, Result, Settings, run_edit, run_generate
+from scar.studio.zero_gpu import on_gpu
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +26,8 @@ class Library:
         self._models = dict(models)
         self._locks = {name: threading.Lock() for name in models}
         self._problems: dict[str, str] = {}
+        self.edit = on_gpu(self.edit, self._tokens)
+        self.generate = on_gpu(self.generate, self._tokens)
 
     @property
     def names(self) -> list[str]:
@@ -45,6 +51,31 @@ class Library:
                 ) from None
             self._problems.pop(name, None)
             return self._models[name]
+
+    def edit(
+        self,
+        name: str,
+        image: Image.Image,
+        instruction: str,
+        settings: Settings,
+        region: Image.Image | None = None,
+    ) -> Iterator[Progress | Result]:
+        """`run_edit` with the model called `name`."""
+        yield from run_edit(self.get(name), image, instruction, settings, region)
+
+    def generate(
+        self,
+        name: str,
+        control_map: Image.Image,
+        prompt: str | int,
+        settings: Settings,
+        kind: str = "none",
+    ) -> Iterator[Progress | Result]:
+        """`run_generate` with the model called `name`."""
+        yield from run_generate(self.get(name), control_map, prompt, settings, kind)
+
+    def _tokens(self, name: str, image: Any, words: Any, settings: Settings, *_: Any) -> int:
+        return self.get(name).total_tokens * settings.variants
 
     def is_loaded(self, name: str) -> bool:
         return hasattr(self._models[name], "stream_edit")

@@ -125,7 +125,7 @@ def preview_url(image: Image.Image) -> str:
     """A small JPEG of `image` as a data URL."""
     small = image.copy()
     small.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
-    return _data_url(small, "JPEG", quality=85)
+    return _data_url(small, "JPEG", quality=90, subsampling=0)
 
 
 def full_url(image: Image.Image) -> str:

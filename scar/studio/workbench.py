@@ -100,8 +100,15 @@ class Workbench:
         """The stage, its status line and what can be done with a result."""
         self.stage = gr.HTML(views.stage_empty(), elem_id=f"{self.name}-stage")
         self.status = gr.HTML(views.status_idle(), elem_id=f"{self.name}-status")
+
+    def save_button(self) -> None:
+        """Download of the latest result, with its parameters inside."""
         self.download = gr.DownloadButton(
-            "Download PNG", interactive=False, size="md", elem_id=f"{self.name}-download"
+            "Download",
+            interactive=False,
+            size="md",
+            min_width=90,
+            elem_id=f"{self.name}-download",
         )
 
     def history(self) -> None:
