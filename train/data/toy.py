@@ -1,0 +1,267 @@
+"""ToyScenes: an endless, exact data set of instructed image edits.
+
+3-D stickers stand on procedural places. Every example has a source and a target picture, an
+instruction, the edit's mask, captions, and depth; example i of a split and a seed is the same scene
+everywhere, and the same bytes on one kind of device.
+
+    python -m train.data.toy --preview sheet.png      a labelled contact sheet
+    python -m train.data.toy --bench                  rendered pairs per second
+    python -m train.data.toy --examples assets/examples
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .toy_paint import Seeds
+from .toy_places import LIGHT, PLACES, backdrop, falling, weathered
+from .toy_scenes import FAMILIES, Example, Imagination, Scene, Thing
+from .toy_sprites import COLOURS, SpriteBank, vocabulary
+
+SPLITS = ("train", "validation", "test")
+TRAIN_WEIGHTS = {"add": 20, "remove": 13, "replace": 18, "recolour": 13}
+TRAIN_WEIGHTS |= {"resize": 8, "move": 9, "place": 11, "weather": 8}
+SKY_DEPTH = 0.1  # of objects that hang in the sky
+
+
+@dataclass(frozen=True)
+class PlacedObject:
+    """One object of a rendered scene: `box` is x0, y0, x1, y1 in pixels, `depth` 0 far to 1 near."""
+
+    sprite: int
+    name: str
+    box: tuple[float, float, float, float]
+    depth: float
+    colour: str | None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B rendered examples of side S."""
+
+    source: Tensor  # uint8 (B, 3, S, S)
+    target: Tensor  # uint8 (B, 3, S, S)
+    mask: Tensor  # bool (B, S, S): where source and target differ, slightly dilated
+    source_depth: Tensor  # float32 (B, S, S), 0 far to 1 near
+    target_depth: Tensor
+    label: Tensor  # int64 (B,): sprite index of the main object
+    instruction: list[str]
+    family: list[str]
+    source_caption: list[str]
+    target_caption: list[str]
+    held_out: list[str]  # "" | "phrasing" | "pair": why a test example is new to the model
+    objects: list[list[PlacedObject]]  # of the target, back to front
+    source_objects: list[list[PlacedObject]]
+    edited: list[int | None]  # index into objects of the new or changed one
+
+
+class ToyScenes:
+    """Renders examples by index.
+
+    split: "train", "validation" (new scenes, nothing held out) or "test" (half like validation, a
+    quarter in phrasings and a quarter with object pairings that training never sees).
+    size: 64 to 512 pixels, a multiple of 16. objects: the first so many of the vocabulary, at
+    least 8. families: a subset of FAMILIES, None for all. Raises ValueError for anything else.
+    """
+
+    families = FAMILIES
+    places = tuple(place.name for place in PLACES)
+
+    def __init__(
+        self,
+        split: str = "train",
+        size: int = 128,
+        objects: int = 48,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+        families: Sequence[str] | None = None,
+    ):
+        sprites = vocabulary()
+        if split not in SPLITS:
+            raise ValueError(f"Unknown split {split!r}: use one of {', '.join(SPLITS)}.")
+        if not 64 <= size <= 512 or size % 16:
+            raise ValueError(f"size must be a multiple of 16 from 64 to 512, not {size}.")
+        if not 8 <= objects <= len(sprites):
+            raise ValueError(f"objects must be from 8 to {len(sprites)}, not {objects}.")
+        if families is not None:
+            unknown = set(families) - set(FAMILIES)
+            if unknown or not families:
+                raise ValueError(
+                    f"Unknown families {sorted(unknown)}: choose from {', '.join(FAMILIES)}."
+                )
+            self.families = tuple(families)
+        self.split, self.size, self.seed = split, size, seed
+        self.device = torch.device(device)
+        self.names = [s.name for s in sprites[:objects]]
+        self.bank = SpriteBank(objects, size, self.device)
+        self.imagination = Imagination(sprites[:objects], self.bank.colours)
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """Render the examples of these indices, in this order."""
+        examples = [self.example(i) for i in indices]
+        scenes = [e.source for e in examples] + [e.target for e in examples]
+        pictures, depth = self.render(scenes)
+        source, target = pictures.chunk(2)
+        source_depth, target_depth = depth.chunk(2)
+        placed = [self.placed(scene) for scene in scenes]
+        return Batch(
+            source=source,
+            target=target,
+            mask=change_mask(source, target),
+            source_depth=source_depth,
+            target_depth=target_depth,
+            label=torch.tensor([e.main.index for e in examples], device=self.device),
+            instruction=[e.instruction for e in examples],
+            family=[e.family for e in examples],
+            source_caption=[e.source.caption for e in examples],
+            target_caption=[e.target.caption for e in examples],
+            held_out=[e.held_out for e in examples],
+            objects=placed[len(examples) :],
+            source_objects=placed[: len(examples)],
+            edited=[e.target.order.index(e.edited) if e.edited else None for e in examples],
+        )
+
+    def example(self, index: int) -> Example:
+        """Example `index` before rendering."""
+        rng = Random(f"{self.split}/{self.seed}/{len(self.names)}/{index}")
+        unseen = ""
+        if self.split == "train":
+            weights = [TRAIN_WEIGHTS[f] for f in self.families]
+            family = rng.choices(self.families, weights)[0]
+        else:
+            family = rng.choice(self.families)
+        if self.split == "test":
+            unseen = rng.choice(("", "", "phrasing", "pair"))
+        return self.imagination.example(rng, family, unseen)
+
+    def render(self, scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
+        """Pictures uint8 (B, 3, S, S) and depth float32 (B, S, S) of scenes."""
+        rgb, depth, seeds = self._backdrops(scenes)
+        orders = [scene.order for scene in scenes]
+        light = torch.tensor([LIGHT[s.weather] for s in scenes], device=self.device)
+        for k in range(max((len(order) for order in orders), default=0)):
+            rows = [i for i, order in enumerate(orders) if len(order) > k]
+            self._paste(
+                [orders[i][k] for i in rows], [scenes[i] for i in rows], rows, light, rgb, depth
+            )
+        for weather in ("snow", "rain"):
+            rows = [i for i, scene in enumerate(scenes) if scene.weather == weather]
+            if rows:
+                cover = falling(weather, Seeds(seeds[rows], self.size))[:, None]
+                white = torch.tensor(1.0 if weather == "snow" else 0.86, device=self.device)
+                rgb[rows] = rgb[rows] + (white - rgb[rows]) * cover
+        return (rgb.clamp(0, 1) * 255).round().to(torch.uint8), depth
+
+    def _backdrops(self, scenes: Sequence[Scene]) -> tuple[Tensor, Tensor, Tensor]:
+        """RGB (B, 3, S, S), depth (B, S, S) and the scenes' numbers (B, DETAILS)."""
+        keys = list(dict.fromkeys((s.place, s.weather, s.details) for s in scenes))
+        numbers = torch.tensor([k[2] for k in keys], device=self.device)
+        rgb = torch.empty(len(keys), 3, self.size, self.size, device=self.device)
+        depth = torch.empty(len(keys), self.size, self.size, device=self.device)
+        for place, weather in sorted({k[:2] for k in keys}):
+            rows = [i for i, k in enumerate(keys) if k[:2] == (place, weather)]
+            seeds = Seeds(numbers[rows], self.size)
+            clear, sky, far = backdrop(PLACES[place], seeds)
+            rgb[rows] = weathered(weather, clear, sky, seeds, PLACES[place].horizon)
+            depth[rows] = far
+        where = {key: i for i, key in enumerate(keys)}
+        rows = [where[s.place, s.weather, s.details] for s in scenes]
+        return rgb[rows], depth[rows], numbers[rows]
+
+    def _paste(
+        self,
+        things: list[Thing],
+        scenes: list[Scene],
+        rows: list[int],
+        light: Tensor,
+        rgb: Tensor,
+        depth: Tensor,
+    ) -> None:
+        """Put one thing into each scene of `rows`, in place."""
+        colours = list(COLOURS)
+        drawn, opacity, object_opacity = self.bank.layers(
+            torch.tensor([t.sprite.index for t in things], device=self.device),
+            torch.tensor(
+                [colours.index(t.colour) if t.colour else -1 for t in things], device=self.device
+            ),
+            torch.tensor([self.cell(t) for t in things], device=self.device),
+            light[rows],
+            self.size,
+        )
+        rgb[rows] = rgb[rows] * (1 - opacity) + drawn
+        near = [thing_depth(t, s) for t, s in zip(things, scenes, strict=True)]
+        near = torch.tensor(near, device=self.device)[:, None, None]
+        depth[rows] = torch.where(object_opacity[:, 0] > 0.5, near, depth[rows])
+
+    def cell(self, thing: Thing) -> tuple[float, float, float]:
+        """Left, top and side in pixels of the sprite cell whose lower edge the thing stands on."""
+        side = thing.side * self.size
+        foot = side * 2 / 128  # the packed cells leave two pixels of 128 below the object
+        return thing.x * self.size - side / 2, thing.base * self.size - side + foot, side
+
+    def placed(self, scene: Scene) -> list[PlacedObject]:
+        """The scene's objects back to front, in pixels."""
+        return [
+            PlacedObject(
+                thing.sprite.index,
+                thing.sprite.name,
+                tuple(min(max(v, 0.0), 1.0) * self.size for v in thing.box),
+                thing_depth(thing, scene),
+                thing.colour,
+            )
+            for thing in scene.order
+        ]
+
+
+def thing_depth(thing: Thing, scene: Scene) -> float:
+    """The depth of the ground where the thing stands, as `toy_paint.ground_depth` has it."""
+    if thing.sprite.hangs:
+        return SKY_DEPTH
+    horizon = PLACES[scene.place].horizon + 0.05 * (scene.details[0] - 0.5)
+    return 0.2 + 0.8 * min(max((thing.base - horizon) / (1 - horizon), 0.0), 1.0)
+
+
+def change_mask(source: Tensor, target: Tensor) -> Tensor:
+    """Where two pictures uint8 (B, 3, S, S) differ, grown by 1/64 of the side: bool (B, S, S)."""
+    changed = (source != target).any(1, keepdim=True).float()
+    reach = max(1, source.shape[-1] // 64)
+    return F.max_pool2d(changed, 2 * reach + 1, stride=1, padding=reach)[:, 0] > 0
+
+
+def bench(size: int = 128, pairs: int = 512) -> float:
+    """Rendered pairs per second."""
+    scenes = ToyScenes(size=size)
+    scenes.batch(range(64))
+    start = time.perf_counter()
+    for first in range(0, pairs, 64):
+        scenes.batch(range(first, first + 64))
+    return pairs / (time.perf_counter() - start)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="ToyScenes: previews, speed and demo examples.")
+    parser.add_argument("--preview", type=Path, help="write a labelled contact sheet to this PNG")
+    parser.add_argument("--examples", type=Path, help="write the demo's example scenes here")
+    parser.add_argument("--bench", action="store_true", help="print rendered pairs per second")
+    arguments = parser.parse_args()
+    if arguments.bench:
+        for size in (128, 256):
+            print(f"{size} px: {bench(size, 512 if size == 128 else 256):.0f} pairs/s")
+    if arguments.preview or arguments.examples:
+        from .toy_preview import contact_sheet, write_examples
+
+        if arguments.preview:
+            contact_sheet().save(arguments.preview)
+        if arguments.examples:
+            write_examples(arguments.examples)
+
+
+if __name__ == "__main__":
+    main()
