@@ -1,0 +1,87 @@
+"""python -m preprocessors NAME IN OUT, or list, or download WEIGHTS."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from preprocessors import PREPROCESSORS, Preprocessor, WeightsError, preprocess, weights
+from preprocessors.preprocessor import BACKENDS
+from scar.images import InputError, open_image
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status, with one sentence on stderr if it is not 0."""
+    options = vars(_parser().parse_args(arguments))
+    command = options.pop("command")
+    try:
+        if command == "list":
+            _list()
+        elif command == "download":
+            _download(options["weights"])
+        else:
+            _draw(command, **options)
+    except (InputError, WeightsError) as error:
+        print(f"{error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _draw(name: str, input: str, output: str, **options: object) -> None:
+    drawn = preprocess(name, open_image(input), **options)
+    try:
+        drawn.save(output)
+    except (OSError, ValueError) as error:  # ValueError: a file ending Pillow does not know
+        raise InputError(f"The map cannot be saved as {output}: {error}.") from None
+
+
+def _list() -> None:
+    for name, preprocessor in PREPROCESSORS.items():
+        status = preprocessor.status()
+        print(f"{name:8}  {status.state:11}  {status.backend:8}  {preprocessor.description}")
+        print(f"{'':10}{status.reason}")
+
+
+def _download(names: list[str]) -> None:
+    for name in names or weights.PINNED:
+        weights.download(name)
+        print(f"{name}: verified")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m preprocessors", description="Draw the control map of an image."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for preprocessor in PREPROCESSORS.values():
+        _add_preprocessor(commands, preprocessor)
+    commands.add_parser("list", help="show the preprocessors and what would draw them now")
+    fetch = commands.add_parser("download", help="fetch and verify the real detectors' weights")
+    fetch.add_argument("weights", nargs="*", help=f"from {', '.join(weights.PINNED)}; default all")
+    return parser
+
+
+def _add_preprocessor(commands: argparse._SubParsersAction, preprocessor: Preprocessor) -> None:
+    command = commands.add_parser(
+        preprocessor.name,
+        help=preprocessor.description,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    command.add_argument("input", metavar="IN", help="a PNG, JPEG or WEBP image")
+    command.add_argument("output", metavar="OUT", help="the map to write")
+    command.add_argument("--size", type=int, help="longer side of the map, default the image's")
+    command.add_argument("--backend", choices=BACKENDS, default="auto", help="who draws the map")
+    for name, parameter in preprocessor.parameters.items():
+        flag, default, text = f"--{name}", parameter.default, parameter.help
+        if isinstance(default, bool):
+            action = argparse.BooleanOptionalAction
+            command.add_argument(flag, action=action, default=default, help=text)
+        else:
+            choices = parameter.choices or None
+            command.add_argument(
+                flag, type=type(default), choices=choices, default=default, help=text
+            )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
