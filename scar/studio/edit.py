@@ -121,13 +121,13 @@ class EditTab:
         yield from self.bench.show(events(), runs, "token")
 
     def _pick(self, event: gr.EventData) -> list:
-        return self._scene(self.scenes[event.index], instruction="")
+        return self._scene(self.scenes[event.index], gr.skip())
 
     def _surprise(self) -> list:
         scene = random.choice(self.scenes)
         return self._scene(scene, random.choice(scene.instructions))
 
-    def _scene(self, scene: Scene, instruction: str) -> list:
+    def _scene(self, scene: Scene, instruction: Any) -> list:
         sentences = scene.instructions[:4]
         return [
             *_show(([scene.path], 0)), instruction, views.chips(sentences), sentences,

@@ -30,6 +30,11 @@ element.addEventListener('click', (event) => {
 });
 """
 
+# On a phone the stage lies below the button that was pressed.
+SHOW_STAGE = """() => {
+  document.querySelector('#%s-stage').scrollIntoView({block: 'nearest', behavior: 'smooth'});
+}"""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -164,9 +169,10 @@ class Workbench:
     def wire(self, triggers: list, start: Callable, run: Callable, inputs: list) -> Any:
         """Connect run and stop. `start(*inputs)` answers at once; `run(*inputs)` waits in line."""
         started = gr.on(
-            triggers, start, inputs, self.outputs, queue=False, trigger_mode="once",
+            triggers, start, inputs, self.outputs, concurrency_limit=None, trigger_mode="once",
             show_progress="hidden", api_visibility="private",
         )  # fmt: skip
+        started.success(None, None, None, js=SHOW_STAGE % self.name, api_visibility="private")
         running = started.success(
             run, [*inputs, self.runs], self.outputs, concurrency_limit=1, concurrency_id="model",
             show_progress="hidden", trigger_mode="once", api_visibility="private",
