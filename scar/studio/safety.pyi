@@ -45,8 +45,11 @@ class SafeImage(gr.Image):
             return Upload(open_image(payload.path), payload.path, read_parameters(payload.path))
         except InputError as error:
             raise gr.Error(str(error), print_exception=False) from None
-    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from collections.abc import Callable, Sequence
+    from typing import TYPE_CHECKING, Any, Literal
+
     from gradio.blocks import Block
+
     if TYPE_CHECKING:
         from gradio.components import Timer
         from gradio.components.base import Component

@@ -133,9 +133,9 @@ def check_prompt(text: Any, when_empty: str) -> str:
     return text
 
 
-def bounded(image: Image.Image) -> Image.Image:
-    """The image with its longer side at most `WORKING_SIDE`."""
-    scale = WORKING_SIDE / max(image.size)
+def bounded(image: Image.Image, side: int = WORKING_SIDE) -> Image.Image:
+    """The image with its longer side at most `side`."""
+    scale = side / max(image.size)
     if scale >= 1:
         return image
     return image.resize([max(1, round(side * scale)) for side in image.size])

@@ -1,0 +1,150 @@
+"""The public endpoints: `edit`, `generate` and `preprocess`, for gradio_client and over HTTP.
+
+They are wired to components that are never shown, so that uploads pass the same checks and calls
+wait in the same line as those of the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from scar.images import InputError
+from scar.studio.control_maps import Detector, draw_map
+from scar.studio.library import Library
+from scar.studio.metadata import save_png
+from scar.studio.safety import SafeImage, Upload, explain
+from scar.studio.session import Progress, Result, check_settings
+from scar.studio.workbench import results_folder
+
+
+class PublicApi:
+    """Adds the endpoints to the current `gr.Blocks`."""
+
+    def __init__(self, library: Library, detectors: list[Detector]):
+        self.library, self.detectors = library, {detector.name: detector for detector in detectors}
+        with gr.Row(visible=False):
+            image = SafeImage(label="image")
+            words = gr.Textbox(label="words")
+            region = SafeImage(label="region")
+            detector = gr.Textbox("canny", label="detector")
+            sampling = [
+                gr.Textbox(library.names[0], label="model"),
+                gr.Number(None, label="seed"),
+                gr.Number(None, label="guidance"),
+                gr.Number(1.0, label="temperature"),
+                gr.Number(0, label="top_k"),
+                gr.Number(1.0, label="top_p"),
+            ]
+            result = gr.Image(label="result", format="png")
+            parameters = gr.JSON(label="parameters")
+            run = gr.Button()
+        model = {"concurrency_limit": 1, "concurrency_id": "model"}
+        gr.on(
+            [run.click], self.edit, [image, words, region, *sampling], [result, parameters],
+            api_name="edit", **model,
+        )  # fmt: skip
+        gr.on(
+            [run.click], self.generate, [image, words, *sampling], [result, parameters],
+            api_name="generate", **model,
+        )  # fmt: skip
+        gr.on([run.click], self.preprocess, [image, detector], result, api_name="preprocess")
+
+    def edit(
+        self, image: Upload, instruction: str, region: Upload | None = None, model: str = "",
+        seed: float | None = None, guidance: float | None = None, temperature: float = 1.0,
+        top_k: float = 0, top_p: float = 1.0,
+    ) -> Iterator:  # fmt: skip
+        """Edit a picture with one sentence; streams partial pictures, the last one is the result.
+
+        Args:
+            image: PNG, JPEG or WEBP of at most 10 MB.
+            instruction: what should change, at most 200 characters.
+            region: optional picture, white where the edit may happen.
+            model: name of the model; empty for the first one.
+            seed: whole number for a repeatable result; none draws one.
+            guidance: 0 to 20; higher follows the words more closely; none for the model's own.
+            temperature: 0 to 2; lower is safer.
+            top_k: draw from the k likeliest tokens; 0 for all.
+            top_p: draw from the likeliest tokens that sum to p, 0.05 to 1.
+        """
+
+        def events() -> Iterator[Any]:
+            settings = check_settings(
+                seed=seed, guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p
+            )
+            mask = region.image.convert("L") if region else None
+            picture = _given(image).image
+            yield from self.library.edit(self._name(model), picture, instruction, settings, mask)
+
+        yield from _answers(events())
+
+    def generate(
+        self, control_map: Upload, prompt: str, model: str = "", seed: float | None = None,
+        guidance: float | None = None, temperature: float = 1.0, top_k: float = 0,
+        top_p: float = 1.0,
+    ) -> Iterator:  # fmt: skip
+        """Make a picture from a control map and a sentence; streams like `edit`.
+
+        Args:
+            control_map: edges, depth, a sketch or another map, as `preprocess` draws them.
+            prompt: what the picture should show, or the number of a class.
+            model: name of the model; empty for the first one.
+            seed: whole number for a repeatable result; none draws one.
+            guidance: 0 to 20; none for the model's own.
+            temperature: 0 to 2; lower is safer.
+            top_k: draw from the k likeliest tokens; 0 for all.
+            top_p: draw from the likeliest tokens that sum to p, 0.05 to 1.
+        """
+
+        def events() -> Iterator[Any]:
+            settings = check_settings(
+                seed=seed, guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p
+            )
+            words = (
+                int(prompt) if isinstance(prompt, str) and prompt.strip().isdecimal() else prompt
+            )
+            picture = _given(control_map).image
+            yield from self.library.generate(self._name(model), picture, words, settings)
+
+        yield from _answers(events())
+
+    def preprocess(self, image: Upload, detector: str = "canny"):
+        """Draw a control map from a picture.
+
+        Args:
+            image: PNG, JPEG or WEBP of at most 10 MB.
+            detector: name of the kind of map, e.g. canny.
+        """
+        try:
+            if detector not in self.detectors:
+                known = ", ".join(self.detectors)
+                raise InputError(f"There is no detector called '{detector}'; known: {known}.")
+            return draw_map(self.detectors[detector], _given(image).image)
+        except Exception as error:
+            raise gr.Error(explain(error), print_exception=False) from None
+
+    def _name(self, model: str) -> str:
+        return model or self.library.names[0]
+
+
+def _given(upload: Upload | None) -> Upload:
+    if upload is None:
+        raise InputError("Please send a picture.")
+    return upload
+
+
+def _answers(events: Iterator[Progress | Result]) -> Iterator:
+    try:
+        for event in events:
+            if isinstance(event, Result):
+                path = save_png(event.image, event.parameters, results_folder())
+                yield str(path), event.parameters
+            elif event.image is not None:
+                yield event.image, {"step": event.step, "total": event.total}
+    except Exception as error:
+        raise gr.Error(explain(error), print_exception=False) from None
+    finally:
+        events.close()

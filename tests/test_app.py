@@ -1,0 +1,120 @@
+"""The served studio over HTTP: endpoints, streaming, refusals, and the program's entry."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from faults.fake_pipeline import FakePipeline, edited
+from faults.serving import scene, served
+from gradio_client import Client, handle_file
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return FakePipeline(step_seconds=0.002)
+
+
+@pytest.fixture(scope="module")
+def client(pipe, tmp_path_factory):
+    models = {"next-token": pipe, "next-set": FakePipeline("next-set")}
+    with served(models, tmp_path_factory.mktemp("assets")) as url:
+        yield Client(url, verbose=False)
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "picture.png"
+    scene(width=96, height=64).save(path)
+    return handle_file(path)
+
+
+def test_exactly_three_endpoints_are_public(client):
+    endpoints = client.view_api(return_format="dict")["named_endpoints"]
+    assert sorted(endpoints) == ["/edit", "/generate", "/preprocess"]
+    names = [p["parameter_name"] for p in endpoints["/edit"]["parameters"]]
+    assert names[:2] == ["image", "instruction"] and "seed" in names
+
+
+def test_an_edit_streams_partials_and_ends_with_the_result(client, picture):
+    job = client.submit(picture, "make it night", seed=5, api_name="/edit")
+    path, parameters = job.result(timeout=30)
+    assert len(job.outputs()) >= 8
+    image = Image.open(path)
+    assert image.format == "PNG" and image.size == (96, 64)
+    expected = edited(scene(width=96, height=64), "make it night", 5)
+    assert image.convert("RGB").tobytes() == expected.tobytes()
+    assert json.loads(image.info["parameters"]) == parameters
+    assert parameters["seed"] == 5
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(client, picture):
+    def run(seed):
+        path, _ = client.predict(picture, "make it night", seed=seed, api_name="/edit")
+        return Path(path).read_bytes()
+
+    assert run(1) == run(1) != run(2)
+
+
+def test_a_region_keeps_what_lies_outside(client, picture, tmp_path):
+    mask = Image.new("L", (96, 64))
+    mask.paste(255, (48, 0, 96, 64))
+    mask.save(tmp_path / "mask.png")
+    region = handle_file(tmp_path / "mask.png")
+    path, _ = client.predict(picture, "make it night", region, seed=1, api_name="/edit")
+    left = (0, 0, 48, 64)
+    kept = Image.open(path).convert("RGB").crop(left)
+    assert kept.tobytes() == scene(width=96, height=64).crop(left).tobytes()
+
+
+def test_generation_takes_a_sentence_or_a_class_number(client, picture):
+    for prompt, meant in (("a cat on a beach", "a cat on a beach"), ("2", 2)):
+        _, parameters = client.predict(picture, prompt, seed=1, api_name="/generate")
+        assert parameters["prompt"] == meant
+
+
+def test_preprocess_draws_edges(client, picture):
+    edges = Image.open(client.predict(picture, "canny", api_name="/preprocess")).convert("L")
+    assert edges.size == (96, 64)
+    assert edges.getextrema() == (0, 255)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"instruction": " "}, "say what should change"),
+        ({"instruction": "x" * 300}, "at most 200 characters"),
+        ({"guidance": 1000}, "guidance must lie between 0 and 20"),
+        ({"seed": 1.5}, "seed must be a whole number"),
+        ({"top_p": "abc"}, "top p must be a number"),
+        ({"model": "another"}, "no model called 'another'"),
+        ({"image": None}, "send a picture"),
+    ],
+)
+def test_bad_calls_get_one_sentence(client, picture, change, sentence):
+    call = {"image": picture, "instruction": "make it night"} | change
+    with pytest.raises(Exception, match=sentence):
+        client.predict(**call, api_name="/edit")
+
+
+def test_a_cancelled_job_frees_the_model(client, picture, pipe):
+    abandoned, pipe.step_seconds = pipe.abandoned, 0.05
+    job = client.submit(picture, "make it night", api_name="/edit")
+    while not job.outputs():
+        time.sleep(0.02)
+    job.cancel()
+    pipe.step_seconds = 0.002
+    client.predict(picture, "make it night", api_name="/edit")
+    assert pipe.abandoned == abandoned + 1 and pipe.running == 0
+
+
+def test_the_entry_explains_itself_without_loading_anything():
+    command = [sys.executable, ROOT / "app.py", "--help"]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert answer.returncode == 0
+    assert "--port" in answer.stdout and "--model" in answer.stdout
