@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .toy_paint import Seeds
-from .toy_places import LIGHT, PLACES, backdrop, falling, weathered
+from .toy_places import OBJECT_LIGHT, PLACES, backdrop, falling, weathered
 from .toy_scenes import FAMILIES, Example, Imagination, Scene, Thing
 from .toy_sprites import COLOURS, SpriteBank, vocabulary
 
@@ -33,7 +33,7 @@ SKY_DEPTH = 0.1  # of objects that hang in the sky
 
 @dataclass(frozen=True)
 class PlacedObject:
-    """One object of a rendered scene: `box` is x0, y0, x1, y1 in pixels, `depth` 0 far to 1 near."""
+    """An object in a picture: `box` is x0, y0, x1, y1 in pixels, `depth` 0 far to 1 near."""
 
     sprite: int
     name: str
@@ -143,21 +143,23 @@ class ToyScenes:
 
     def render(self, scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
         """Pictures uint8 (B, 3, S, S) and depth float32 (B, S, S) of scenes."""
+        # With the fullest scenes first, every layer is a leading slice that is painted in place.
+        fullest = sorted(range(len(scenes)), key=lambda i: -len(scenes[i].things))
+        scenes = [scenes[i] for i in fullest]
         rgb, depth, seeds = self._backdrops(scenes)
         orders = [scene.order for scene in scenes]
-        light = torch.tensor([LIGHT[s.weather] for s in scenes], device=self.device)
         for k in range(max((len(order) for order in orders), default=0)):
-            rows = [i for i, order in enumerate(orders) if len(order) > k]
-            self._paste(
-                [orders[i][k] for i in rows], [scenes[i] for i in rows], rows, light, rgb, depth
-            )
+            count = sum(len(order) > k for order in orders)
+            self._paste([order[k] for order in orders[:count]], scenes[:count], rgb, depth)
         for weather in ("snow", "rain"):
             rows = [i for i, scene in enumerate(scenes) if scene.weather == weather]
             if rows:
                 cover = falling(weather, Seeds(seeds[rows], self.size))[:, None]
-                white = torch.tensor(1.0 if weather == "snow" else 0.86, device=self.device)
+                white = 1.0 if weather == "snow" else 0.86
                 rgb[rows] = rgb[rows] + (white - rgb[rows]) * cover
-        return (rgb.clamp(0, 1) * 255).round().to(torch.uint8), depth
+        pictures = rgb.clamp_(0, 1).mul_(255).round_().to(torch.uint8)
+        back = sorted(range(len(scenes)), key=lambda i: fullest[i])
+        return pictures[back], depth[back]
 
     def _backdrops(self, scenes: Sequence[Scene]) -> tuple[Tensor, Tensor, Tensor]:
         """RGB (B, 3, S, S), depth (B, S, S) and the scenes' numbers (B, DETAILS)."""
@@ -175,30 +177,21 @@ class ToyScenes:
         rows = [where[s.place, s.weather, s.details] for s in scenes]
         return rgb[rows], depth[rows], numbers[rows]
 
-    def _paste(
-        self,
-        things: list[Thing],
-        scenes: list[Scene],
-        rows: list[int],
-        light: Tensor,
-        rgb: Tensor,
-        depth: Tensor,
-    ) -> None:
-        """Put one thing into each scene of `rows`, in place."""
-        colours = list(COLOURS)
-        drawn, opacity, object_opacity = self.bank.layers(
+    def _paste(self, things: list[Thing], scenes: list[Scene], rgb: Tensor, depth: Tensor) -> None:
+        """Put one thing into each of the first scenes of rgb and depth, in place."""
+        colours = [None, *COLOURS]
+        drawn, opacity, own_opacity = self.bank.layers(
             torch.tensor([t.sprite.index for t in things], device=self.device),
-            torch.tensor(
-                [colours.index(t.colour) if t.colour else -1 for t in things], device=self.device
-            ),
+            torch.tensor([colours.index(t.colour) - 1 for t in things], device=self.device),
             torch.tensor([self.cell(t) for t in things], device=self.device),
-            light[rows],
+            torch.tensor([OBJECT_LIGHT[s.weather] for s in scenes], device=self.device),
             self.size,
         )
-        rgb[rows] = rgb[rows] * (1 - opacity) + drawn
+        rgb[: len(things)].mul_(1 - opacity).add_(drawn)
         near = [thing_depth(t, s) for t, s in zip(things, scenes, strict=True)]
         near = torch.tensor(near, device=self.device)[:, None, None]
-        depth[rows] = torch.where(object_opacity[:, 0] > 0.5, near, depth[rows])
+        layer = depth[: len(things)]
+        layer.copy_(torch.where(own_opacity[:, 0] > 0.5, near, layer))
 
     def cell(self, thing: Thing) -> tuple[float, float, float]:
         """Left, top and side in pixels of the sprite cell whose lower edge the thing stands on."""

@@ -33,7 +33,9 @@ class Seeds:
         texture = texture.expand(len(u), -1, -1, -1)
         return F.grid_sample(texture, grid, align_corners=True)[:, 0]
 
-    def dots(self, u: Tensor, v: Tensor, i: int, share: float) -> tuple[Tensor, Tensor]:
+    def dots(
+        self, u: Tensor, v: Tensor, i: int, share: float, jitter: float = 0.6
+    ) -> tuple[Tensor, Tensor]:
         """One dot a cell of the u, v grid: distance to it in cells, and its own number in 0..1.
 
         A share of the cells has no dot: their distance is 9.
@@ -43,14 +45,14 @@ class Seeds:
         column = (u.floor().long() + shift) % 64
         row = (v.floor().long() + shift // 2) % 64
         here = table[row, column]  # (B, S, S, 4)
-        du = u - u.floor() - 0.3 - 0.4 * here[..., 0]
-        dv = v - v.floor() - 0.3 - 0.4 * here[..., 1]
+        du = u - u.floor() - 0.5 - jitter * (here[..., 0] - 0.5)
+        dv = v - v.floor() - 0.5 - jitter * (here[..., 1] - 0.5)
         distance = torch.sqrt(du * du + dv * dv)
         return torch.where(here[..., 2] < share, 9.0, distance), here[..., 3]
 
     def flakes(self) -> Tensor:
         distance, own = self.dots(self.x * 9, self.y * 9, 9, 0.3)
-        return ((0.13 + 0.08 * own - distance) * 16).clamp(0, 1) * 0.92
+        return ((0.09 + 0.09 * own - distance) * 16).clamp(0, 1) * 0.92
 
     def drops(self) -> Tensor:
         distance, own = self.dots((self.x + 0.25 * self.y) * 15, self.y * 4.5, 9, 0.35)
@@ -85,7 +87,7 @@ class Painter:
         """Lay one colour, or a picture (B, 3, S, S), over what is there."""
         if isinstance(colour, str):
             colour = hexcolour(colour, self.rgb.device)
-        self.rgb = self.rgb + (colour - self.rgb) * opacity[:, None]
+        self.rgb.lerp_(colour, opacity[:, None])
 
     def gradient(self, top: Tensor, bottom: Tensor) -> Tensor:
         t = (self.y / self.horizon).clamp(0, 1)[:, None]
@@ -103,9 +105,7 @@ class Painter:
 
     def sky(self, top: str, bottom: str) -> None:
         device = self.rgb.device
-        self.rgb = self.gradient(hexcolour(top, device), hexcolour(bottom, device)).expand(
-            -1, -1, -1, self.seeds.size
-        )
+        self.rgb.copy_(self.gradient(hexcolour(top, device), hexcolour(bottom, device)))
 
     def wall(self, top: str, bottom: str) -> None:
         self.sky(top, bottom)
@@ -235,7 +235,7 @@ class Painter:
         self.solid(torch.ones_like(self.open_sky), 0.1)
 
     def bubbles(self, colour: str) -> None:
-        distance, own = self.seeds.dots(self.x * 6, self.y * 6, 5, 0.62)
+        distance, own = self.seeds.dots(self.x * 6, self.y * 6, 5, 0.62, jitter=0.4)
         ring = (1 - (distance - 0.12 - 0.08 * own).abs() * 16).clamp(0, 1)
         self.over(colour, ring * 0.7 * (self.y < self.horizon + 0.1))
 
@@ -279,8 +279,8 @@ class Painter:
         mask = self.edge(top)
         self.over("#8d94a8", mask)
         row = (self.y - top) / 0.04
+        distance, own = self.seeds.dots(self.x * 26, row, 2, 0.0, jitter=0.3)
         for i, colour in enumerate(colours):
-            distance, own = self.seeds.dots(self.x * 26, row, 2 + i, 0.0)
             pick = (own >= i / len(colours)) & (own < (i + 1) / len(colours))
             self.over(colour, mask * ((0.42 - distance) * 4).clamp(0, 1) * pick)
         self.over("#e8ecf4", self.edge(self.horizon - 0.035))
@@ -356,7 +356,7 @@ class Painter:
 
     def craters(self, colour: str) -> None:
         u, v = self.side * 2.4, self.distance * 1.7
-        distance, own = self.seeds.dots(u, v, 8, 0.35)
+        distance, own = self.seeds.dots(u, v, 8, 0.35, jitter=0.25)
         size = 0.2 + 0.14 * own
         self.over(colour, self.on_ground(((size - distance) * 9).clamp(0, 1) * 0.5))
         rim = (1 - (distance - size).abs() * 16).clamp(0, 1)
@@ -367,10 +367,10 @@ class Painter:
         vein = (1 - (n - 0.5).abs() * 20).clamp(0, 1)
         self.over(colour, self.on_ground(vein))
 
-    def spot_on_floor(self, colour: str) -> None:
+    def disc_on_floor(self, colour: str, amount: float, width: float) -> None:
         middle = 0.5 + 0.3 * (self.seeds[5] - 0.5)
-        r2 = ((self.x - middle) / 0.36) ** 2 + ((self.y - 0.84) / 0.11) ** 2
-        self.over(colour, ((1.15 - r2) * 2).clamp(0, 1) * 0.4)
+        r2 = ((self.x - middle) / width) ** 2 + ((self.y - 0.84) / 0.115) ** 2
+        self.over(colour, ((1.08 - r2) * 6).clamp(0, 1) * amount)
 
 
 def horizon_of(seeds: Seeds, horizon: float) -> Tensor:
@@ -392,7 +392,7 @@ def hexcolour(code: str, device: torch.device) -> Tensor:
 
 @cache
 def noise_texture(device: torch.device) -> Tensor:
-    """Smooth periodic noise (1, 1, 257, 257), spread over 0..1, last row and column as the first."""
+    """Smooth periodic noise (1, 1, 257, 257) in 0..1; the last row and column are the first."""
     generator = torch.Generator().manual_seed(7)
     total = torch.zeros(1, 1, 256, 256)
     for cells, weight in ((8, 1.0), (16, 0.5), (32, 0.25)):

@@ -61,9 +61,9 @@ def desert(p: Painter) -> None:
 
 def arctic(p: Painter) -> None:
     p.sky("#7cc4ee", "#eefaff")
-    p.hills("#b9dcf0", 0.10, 0.08, 2.6, far=0.12, sharp=True)
-    p.hills("#dff1fb", 0.03, 0.03, 1.6, far=0.2)
-    p.ground("#f4fbff", "#bfdcf2")
+    p.hills("#8fc3e6", 0.10, 0.08, 2.6, far=0.12, sharp=True)
+    p.hills("#c3e2f5", 0.03, 0.03, 1.6, far=0.2)
+    p.ground("#eef8ff", "#b5d7f0")
     p.mottle("#ffffff", 0.7, 4)
 
 
@@ -107,6 +107,7 @@ def seabed(p: Painter) -> None:
 
 def street(p: Painter) -> None:
     p.sky("#6cb8f0", "#f1f0e4")
+    p.clouds(0.7)
     p.skyline("#a3b4cf", 0.24, 7, far=0.1)
     p.skyline("#7487ab", 0.14, 5, far=0.16)
     p.ground("#b9bcc4", "#a7abb5")
@@ -121,6 +122,8 @@ def living_room(p: Painter) -> None:
     p.stripe("#fff7ea", -0.012, 0.014)
     p.ground("#c68e5b", "#a86f42")
     p.boards("#8a5630")
+    p.disc_on_floor("#cf6a63", 0.9, 0.44)
+    p.disc_on_floor("#f0c9a8", 0.55, 0.36)
 
 
 def kitchen(p: Painter) -> None:
@@ -171,7 +174,7 @@ def stage(p: Painter) -> None:
     p.spotlight("#ffe9b0")
     p.ground("#b07a4c", "#8a5833")
     p.boards("#6d4223")
-    p.spot_on_floor("#ffe9b8")
+    p.disc_on_floor("#ffe9b8", 0.4, 0.36)
 
 
 def stadium(p: Painter) -> None:
@@ -214,14 +217,17 @@ PLACES: tuple[Place, ...] = (
 
 WEATHERS = ("clear", "night", "snow", "rain", "sunset")
 
-# What the weather does to the colours of everything that is not sky.
+# What the weather does to the colours of everything on the ground.
 LIGHT = {
     "clear": (1.0, 1.0, 1.0),
-    "night": (0.42, 0.47, 0.74),
+    "night": (0.42, 0.48, 0.72),
     "snow": (0.93, 0.96, 1.0),
     "rain": (0.70, 0.75, 0.82),
     "sunset": (1.0, 0.76, 0.62),
 }
+
+# Objects stay a little brighter than the night around them.
+OBJECT_LIGHT = LIGHT | {"night": (0.62, 0.66, 0.9)}
 
 SKY = {
     "night": ("#0b1033", "#3a4a86"),
@@ -251,7 +257,7 @@ def weathered(weather: str, rgb: Tensor, sky: Tensor, seeds: Seeds, horizon: flo
     lit = rgb * light
     if weather == "snow":
         cover = torch.tensor([0.93, 0.96, 1.0], device=rgb.device)[:, None, None]
-        lit = lit + (cover - lit) * 0.72
+        lit = lit + (cover - lit) * 0.64
     return lit + (painter.rgb - lit) * sky[:, None]
 
 

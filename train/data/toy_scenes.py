@@ -136,12 +136,14 @@ class Imagination:
 
     # -- scenes --------------------------------------------------------------------------------
 
-    def _scene(self, rng: Random, least: int, most: int, outdoor: bool = False) -> Scene:
+    def _scene(
+        self, rng: Random, least: int, most: int, outdoor: bool = False, calm: float = 0.8
+    ) -> Scene:
         place = rng.randrange(len(PLACES))
         while outdoor and not PLACES[place].outdoor:
             place = rng.randrange(len(PLACES))
-        calm = rng.random() < 0.8 or not PLACES[place].outdoor
-        weather = "clear" if calm else rng.choice(WEATHERS[1:])
+        fine = rng.random() < calm or not PLACES[place].outdoor
+        weather = "clear" if fine else rng.choice(WEATHERS[1:])
         details = tuple(rng.random() for _ in range(DETAILS))
         scene = Scene(place, weather, (), details)
         for _ in range(rng.randint(least, most)):
@@ -155,7 +157,7 @@ class Imagination:
 
     def _new_sprite(self, rng: Random, scene: Scene) -> Sprite:
         present = {t.sprite.index for t in scene.things}
-        hang = self.hanging and PLACES[scene.place].outdoor and rng.random() < 0.16
+        hang = self.hanging and PLACES[scene.place].outdoor and rng.random() < 0.22
         pool = self.hanging if hang else self.standing
         while (sprite := rng.choice(pool)).index in present:
             continue
@@ -170,7 +172,7 @@ class Imagination:
             base = rng.uniform(0.3, 0.36)
             side = rng.uniform(0.28, 0.34)
         colour = self._colour(rng, sprite) if coloured else None
-        return Thing(sprite, column, x, base, min(max(side, LEAST_SIDE), MOST_SIDE), colour)
+        return inside(Thing(sprite, column, x, base, side, colour))
 
     def _colour(self, rng: Random, sprite: Sprite, but: str | None = None) -> str | None:
         choices = [c for c in self.colours[sprite.index] if c != but]
@@ -227,8 +229,8 @@ class Imagination:
     def _behind(self, rng: Random, sprite: Sprite, front: Thing, coloured: bool) -> Thing:
         thing = self._thing(rng, sprite, front.column, coloured)
         aside = rng.choice((-1, 1)) * rng.uniform(0.05, 0.09)
-        side = min(max(thing.side, front.side * 1.12), MOST_SIDE)
-        return replace(thing, x=front.x + aside, base=front.base - 0.13, side=side)
+        side = max(thing.side, front.side * 1.12)
+        return inside(replace(thing, x=front.x + aside, base=front.base - 0.13, side=side))
 
     def _remove(self, rng: Random):
         source = self._scene(rng, 1, 3)
@@ -245,8 +247,7 @@ class Imagination:
         new = self._thing(rng, sprite, old.column, rng.random() < 0.2)
         scale = RELATIVE_SIZE.get(sprite.category, 1.0)
         scale /= RELATIVE_SIZE.get(old.sprite.category, 1.0)
-        side = min(max(old.side * scale, LEAST_SIDE), MOST_SIDE)
-        new = replace(new, x=old.x, base=old.base, side=side)
+        new = inside(replace(new, x=old.x, base=old.base, side=old.side * scale))
         target = replace(source, things=(*without(source, old), new))
         words = self._old(rng, old) | {"new": self._a(rng, new)}
         return source, target, sprite, new, "replace", words
@@ -269,10 +270,10 @@ class Imagination:
         small = rng.uniform(LEAST_SIDE, 0.35)
         large = small * rng.uniform(1.45, 1.55)
         before, after = (small, large) if kind == "bigger" else (large, small)
-        new = replace(old, side=after)
+        new = inside(replace(old, side=after))
         rest = without(source, old)
         target = replace(source, things=(*rest, new))
-        source = replace(source, things=(*rest, replace(old, side=before)))
+        source = replace(source, things=(*rest, inside(replace(old, side=before))))
         return source, target, old.sprite, new, kind, self._old(rng, old)
 
     def _move(self, rng: Random):
@@ -282,7 +283,8 @@ class Imagination:
         if not free:
             return None
         column = rng.choice(free)
-        new = replace(old, column=column, x=old.x - COLUMNS[old.column] + COLUMNS[column])
+        x = old.x - COLUMNS[old.column] + COLUMNS[column]
+        new = inside(replace(old, column=column, x=x))
         target = replace(source, things=(*without(source, old), new))
         words = self._old(rng, old) | {"to": rng.choice(DESTINATIONS[column])}
         return source, target, old.sprite, new, "move", words
@@ -297,7 +299,7 @@ class Imagination:
         return source, target, source.things[0].sprite, None, "place", words
 
     def _weather(self, rng: Random):
-        source = self._scene(rng, 1, 3, outdoor=True)
+        source = self._scene(rng, 1, 3, outdoor=True, calm=0.6)
         weather = rng.choice(WEATHERS)
         if weather == source.weather:
             return None
@@ -315,15 +317,20 @@ def plausible(scene: Scene, edited: Thing | None, kind: str) -> bool:
     order = scene.order
     for i, thing in enumerate(order):
         left, top, right, bottom = thing.box
-        if left < -0.04 or right > 1.04 or top < 0.02 or bottom > 0.98:
-            return False
-        if not thing.sprite.hangs and thing.base < 0.6:
+        if left < 0 or right > 1 or top < 0.02 or bottom > 0.98:
             return False
         covered = sum(hidden_share(thing, other) for other in order[i + 1 :])
         behind = kind == "add behind" and thing is edited
         if not (0.15 < covered < 0.6 if behind else covered <= MOST_HIDDEN):
             return False
     return True
+
+
+def inside(thing: Thing) -> Thing:
+    """The thing with its size in bounds, pushed into the frame from the left or right."""
+    side = min(max(thing.side, LEAST_SIDE), MOST_SIDE)
+    room = side * thing.sprite.width / 2 + 0.01
+    return replace(thing, side=side, x=min(max(thing.x, room), 1 - room))
 
 
 def hidden_share(thing: Thing, nearer: Thing) -> float:

@@ -167,9 +167,10 @@ def contact_shadow(alpha: Tensor) -> Tensor:
     mass = foot.sum(1, keepdim=True).clamp_min(1e-3)
     middle = (foot * grid).sum(1, keepdim=True) / mass
     spread = ((foot * (grid - middle) ** 2).sum(1, keepdim=True) / mass).sqrt()
-    across = ((grid - middle) / (1.9 * spread + 0.03))[:, None, None, :]
-    down = ((grid - 0.885) / 0.045)[None, None, :, None]
-    return 0.5 * torch.exp(-(across**2 + down**2))
+    across = ((grid - middle) / (1.55 * spread + 0.02))[:, None, None, :]
+    down = ((grid - 0.885) / 0.04)[None, None, :, None]
+    fade = ((0.5 - (grid - 0.5).abs()) * 9).clamp(0, 1)  # to nothing at the texture's border
+    return 0.55 * torch.exp(-(across**2 + down**2)) * fade[:, None] * fade
 
 
 def luma(rgb: Tensor) -> Tensor:
