@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 
-from preprocessors.controlnet import detector_module
+from preprocessors.controlnet import detector_module, quietly
 from preprocessors.preprocessor import Parameter, Preprocessor
 from preprocessors.weights import PINNED, Pin, fill
 
@@ -26,7 +26,22 @@ def detect(rgb: np.ndarray, model: str) -> np.ndarray:
     return _depth_anything(PINNED[model], rgb)
 
 
+def depth_anything():
+    """Depth Anything V2 Small as transformers builds it, 24.8 M parameters, without weights."""
+    from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
+
+    backbone = Dinov2Config(
+        image_size=518,
+        hidden_size=384,
+        num_attention_heads=6,
+        out_indices=[3, 6, 9, 12],
+        reshape_hidden_states=False,
+    )
+    return DepthAnythingForDepthEstimation(DepthAnythingConfig(backbone_config=backbone))
+
+
 @cache
+@quietly
 def _midas(pin: Pin):
     network = detector_module("midas.midas.dpt_depth").DPTDepthModel(backbone="vitb_rn50_384")
     return detector_module("midas").MidasDetector(fill(network, pin.name))
@@ -49,17 +64,7 @@ def _depth_anything(pin: Pin, rgb: np.ndarray) -> np.ndarray:
 
 @cache
 def _depth_anything_network(pin: Pin):
-    from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
-
-    backbone = Dinov2Config(
-        image_size=518,
-        hidden_size=384,
-        num_attention_heads=6,
-        out_indices=[3, 6, 9, 12],
-        reshape_hidden_states=False,
-    )
-    network = DepthAnythingForDepthEstimation(DepthAnythingConfig(backbone_config=backbone))
-    return fill(network, pin.name)
+    return fill(depth_anything(), pin.name)
 
 
 DEPTH = Preprocessor(

@@ -41,8 +41,10 @@ def draw(name: str, image: Image.Image) -> np.ndarray:
     pixels = torch.from_numpy(rgb).permute(2, 0, 1)[None] / 127.5 - 1  # (1, 3, H, W) in -1..1
     with torch.inference_mode():
         drawn = _network(FILE)(pixels).sigmoid()[0, MAPS.index(name)]  # (H, W)
-    if name == "depth":  # relative, as the real detectors draw it
+    if name == "depth":  # stretched to the whole range, as the real detectors draw it
         drawn = (drawn - drawn.min()) / (drawn.max() - drawn.min()).clamp(min=1e-3)
+    if name == "sketch":  # ink or no ink
+        drawn = (drawn > 0.5).float()
     return (drawn * 255).round().byte().numpy()
 
 

@@ -8,14 +8,14 @@ from torch.nn.functional import interpolate
 
 from preprocessors.embedded import MAPS
 
-WIDTHS = (12, 24, 40, 64, 96, 128)  # channels at 1/1, 1/2, ... 1/32 of the resolution
+WIDTHS = (8, 20, 40, 64, 96, 128)  # channels at 1/1, 1/2, ... 1/32 of the resolution
 
 
 class MapNetwork(nn.Module):
     """RGB in -1..1, (B, 3, H, W) with sides that are multiples of 32, to map logits (B, 4, H, W).
 
     Depth needs to see the whole picture and edges need single pixels: five halvings and skip
-    connections give both. Most of the 0.9 million weights sit at the coarse levels, where they are
+    connections give both. Most of the 0.8 million weights sit at the coarse levels, where they are
     cheap to run.
     """
 

@@ -12,9 +12,9 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -119,13 +119,13 @@ def state(name: str) -> State:
 
 def explain(name: str, state: State) -> str:
     """One sentence for people about `state`."""
-    pin = PINNED[name]
+    weights = f"The {name} weights ({PINNED[name].megabytes} MB)"
     if state == "ready":
-        return f"{pin.file} is on this machine."
+        return f"{weights} are on this machine."
     if state == "downloading":
-        return f"{pin.file} ({pin.megabytes} MB) is being downloaded."
-    offline = " and HF_HUB_OFFLINE forbids fetching it" if _offline() else ""
-    return f"{pin.file} ({pin.megabytes} MB) is not on this machine{offline}."
+        return f"{weights} are being downloaded."
+    offline = " and HF_HUB_OFFLINE forbids fetching them" if _offline() else ""
+    return f"{weights} are not on this machine{offline}."
 
 
 def download(name: str) -> None:
@@ -182,10 +182,11 @@ def _unwrapped(original: Path, pin: Pin) -> dict[str, Tensor]:
 
     if original.suffix == ".safetensors":
         return load_file(original)
-    content = torch.load(original, map_location="cpu", weights_only=True)
+    try:
+        content = torch.load(original, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise WeightsError(f"{pin.file} holds more than tensors, so it was not used.") from error
     content = content.get("state_dict", content)
-    if not isinstance(content, Mapping) or not all(torch.is_tensor(v) for v in content.values()):
-        raise WeightsError(f"{pin.file} holds more than tensors, so it was not used.")
     return {k.removeprefix("module."): v.clone().contiguous() for k, v in content.items()}
 
 
