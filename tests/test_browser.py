@@ -279,3 +279,26 @@ def test_every_control_has_a_name_and_every_picture_words(page):
     assert (
         page.eval_on_selector_all("img", "i => i.filter(e => !e.hasAttribute('alt')).length") == 0
     )
+
+
+def test_painting_a_region_keeps_every_pixel_outside(page, tmp_path):
+    upload(page, scene())
+    page.fill("#edit-instruction textarea", "make it night")
+    page.click("#edit-region-group > button")
+    canvas = page.wait_for_selector("#edit-region canvas")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.75, box["y"] + box["height"] * 0.5)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.85, box["y"] + box["height"] * 0.6, steps=4)
+    page.mouse.up()
+    keep(page, "region")
+    page.click("#edit-run")
+    page.wait_for_selector("#edit-download:not([disabled])")
+    with page.expect_download() as download:
+        page.click("#edit-download")
+    image = Image.open(download.value.path())
+    assert json.loads(image.info["parameters"])["region"] is True
+    left = (0, 0, 64, 128)
+    assert image.convert("RGB").crop(left).tobytes() == scene().crop(left).tobytes()
+    assert image.convert("RGB").tobytes() != scene().tobytes()

@@ -10,7 +10,6 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from scar.studio.api import PublicApi
-from scar.studio.control_maps import DETECTORS
 from scar.studio.edit import EditTab
 from scar.studio.examples import load_scenes
 from scar.studio.guard import Guard
@@ -39,7 +38,7 @@ def build_studio(
         )
         with gr.Tabs(elem_id="tabs"), gr.Tab("Edit", id="edit"):
             EditTab(library, scenes)
-        PublicApi(library, DETECTORS)
+        PublicApi(library)
     studio.queue(max_size=QUEUE, default_concurrency_limit=1, api_open=False)
     return studio
 

@@ -11,20 +11,22 @@ from typing import Any
 
 import gradio as gr
 
+from preprocessors import preprocess
 from scar.images import InputError
-from scar.studio.control_maps import Detector, draw_map
 from scar.studio.library import Library
 from scar.studio.metadata import save_png
 from scar.studio.safety import SafeImage, Upload, explain
-from scar.studio.session import Progress, Result, check_settings
+from scar.studio.session import Progress, Result, bounded, check_settings
 from scar.studio.workbench import results_folder
+
+MAP_SIDE = 512  # a detector never sees a longer side
 
 
 class PublicApi:
     """Adds the endpoints to the current `gr.Blocks`."""
 
-    def __init__(self, library: Library, detectors: list[Detector]):
-        self.library, self.detectors = library, {detector.name: detector for detector in detectors}
+    def __init__(self, library: Library):
+        self.library = library
         with gr.Row(visible=False):
             image = SafeImage(label="image")
             words = gr.Textbox(label="words")
@@ -50,7 +52,7 @@ class PublicApi:
             [run.click], self.generate, [image, words, *sampling], [result, parameters],
             api_name="generate", **model,
         )  # fmt: skip
-        gr.on([run.click], self.preprocess, [image, detector], result, api_name="preprocess")
+        gr.on([run.click], self.draw_map, [image, detector], result, api_name="preprocess")
 
     def edit(
         self, image: Upload, instruction: str, region: Upload | None = None, model: str = "",
@@ -103,26 +105,22 @@ class PublicApi:
             settings = check_settings(
                 seed=seed, guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p
             )
-            words = (
-                int(prompt) if isinstance(prompt, str) and prompt.strip().isdecimal() else prompt
-            )
+            is_class = isinstance(prompt, str) and prompt.strip().isdecimal()
+            words = int(prompt) if is_class else prompt
             picture = _given(control_map).image
             yield from self.library.generate(self._name(model), picture, words, settings)
 
         yield from _answers(events())
 
-    def preprocess(self, image: Upload, detector: str = "canny"):
+    def draw_map(self, image: Upload, detector: str = "canny"):
         """Draw a control map from a picture.
 
         Args:
             image: PNG, JPEG or WEBP of at most 10 MB.
-            detector: name of the kind of map, e.g. canny.
+            detector: canny, depth, hed, sketch or lineart.
         """
         try:
-            if detector not in self.detectors:
-                known = ", ".join(self.detectors)
-                raise InputError(f"There is no detector called '{detector}'; known: {known}.")
-            return draw_map(self.detectors[detector], _given(image).image)
+            return preprocess(detector, bounded(_given(image).image, MAP_SIDE))
         except Exception as error:
             raise gr.Error(explain(error), print_exception=False) from None
 

@@ -12,6 +12,7 @@ from scar.images import InputError
 from scar.studio import views
 from scar.studio.examples import Scene
 from scar.studio.library import Library
+from scar.studio.painter import painter, region_from
 from scar.studio.safety import SafeImage, Upload
 from scar.studio.session import MAX_PROMPT, check_prompt
 from scar.studio.workbench import SEND_INDEX, Run, Workbench, history_strip, recall, settings_from
@@ -53,6 +54,9 @@ class EditTab:
         )  # fmt: skip
         self.chips = gr.HTML(views.chips(SUGGESTIONS), js_on_load=SEND_INDEX, elem_id="edit-chips")
         self.suggestions = gr.State(SUGGESTIONS)
+        with gr.Accordion("Region", open=False, elem_id="edit-region-group"):
+            gr.Markdown("Paint where the edit may happen; outside, every pixel stays as it is.")
+            self.region = painter("edit-source", "edit-region")
 
     def _outputs(self) -> None:
         self.bench.results()
@@ -66,7 +70,7 @@ class EditTab:
 
     def _wire(self) -> None:
         bench, quick = self.bench, {"show_progress": "hidden", "api_visibility": "private"}
-        inputs = [self.source, self.instruction, *bench.settings]
+        inputs = [self.source, self.instruction, self.region, *bench.settings]
         running = bench.wire(
             [bench.run.click, self.instruction.submit], self._start, self._run, inputs
         )
@@ -98,7 +102,7 @@ class EditTab:
             **quick,
         )  # fmt: skip
 
-    def _start(self, upload: Upload | None, instruction: str, *settings: Any) -> dict:
+    def _start(self, upload: Upload | None, instruction: str, *others: Any) -> dict:
         bench = self.bench
         try:
             _checked(upload, instruction)
@@ -110,13 +114,16 @@ class EditTab:
             bench.status: views.status_waiting(),
         }
 
-    def _run(self, upload: Upload, instruction: str, model: str, *rest: Any) -> Iterator[dict]:
+    def _run(
+        self, upload: Upload, instruction: str, region: Any, model: str, *rest: Any
+    ) -> Iterator[dict]:
         *settings, runs = rest
 
         def events() -> Iterator[Any]:
             _checked(upload, instruction)
             checked = settings_from(*settings)
-            yield from self.library.edit(model, upload.image, instruction, checked)
+            mask = region_from(region)
+            yield from self.library.edit(model, upload.image, instruction, checked, mask)
 
         yield from self.bench.show(events(), runs, "token")
 

@@ -17,6 +17,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from preprocessors import WeightsError
 from scar.images import InputError, open_image
 from scar.studio.metadata import read_parameters
 
@@ -51,7 +52,7 @@ class SafeImage(gr.Image):
 
 def explain(error: Exception) -> str:
     """One sentence about `error` for the person in front of the page; the rest goes to the log."""
-    if isinstance(error, InputError):
+    if isinstance(error, InputError | WeightsError):
         return str(error)
     log.error("a run failed", exc_info=error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

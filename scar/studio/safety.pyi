@@ -17,10 +17,12 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from preprocessors import WeightsError
 from scar.images import InputError, open_image
 from scar.studio.metadata import read_parameters
 
 log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Upload:
@@ -29,6 +31,8 @@ class Upload:
     image: Image.Image
     path: str
     parameters: dict[str, Any] | None
+
+from gradio.events import Dependency
 
 class SafeImage(gr.Image):
     """A `gr.Image` whose handlers receive an `Upload`; a bad file gives one plain sentence."""
@@ -45,18 +49,16 @@ class SafeImage(gr.Image):
             return Upload(open_image(payload.path), payload.path, read_parameters(payload.path))
         except InputError as error:
             raise gr.Error(str(error), print_exception=False) from None
-    from collections.abc import Callable, Sequence
-    from typing import TYPE_CHECKING, Any, Literal
-
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
     from gradio.blocks import Block
-
     if TYPE_CHECKING:
         from gradio.components import Timer
         from gradio.components.base import Component
 
+
 def explain(error: Exception) -> str:
     """One sentence about `error` for the person in front of the page; the rest goes to the log."""
-    if isinstance(error, InputError):
+    if isinstance(error, InputError | WeightsError):
         return str(error)
     log.error("a run failed", exc_info=error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
@@ -66,6 +68,7 @@ def explain(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "A file of the model is missing; the log of the server says which."
     return "Something went wrong inside the program; the log of the server says what."
+
 
 def start_sweeper(folder: Path, age: float = 4 * 3600, pause: float = 600) -> threading.Thread:
     """Every `pause` seconds delete files in `folder` older than `age`, and empty folders."""
@@ -78,6 +81,7 @@ def start_sweeper(folder: Path, age: float = 4 * 3600, pause: float = 600) -> th
     thread = threading.Thread(target=run, name="sweep temporary files", daemon=True)
     thread.start()
     return thread
+
 
 def sweep(folder: Path, age: float) -> int:
     """Delete files below `folder` that nobody touched for `age` seconds; returns how many."""

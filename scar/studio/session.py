@@ -86,7 +86,8 @@ def run_edit(
     instruction = check_prompt(instruction, "Please say what should change.")
     image = bounded(image)
     if region is not None:
-        region = region.resize(image.size) if region.getbbox() else None
+        region = region.resize(image.size).point(lambda v: 255 * (v > 127))
+        region = region if region.getbbox() else None
 
     def stream(**options: Any) -> Iterator[Any]:
         return pipe.stream_edit(image, instruction, region=region, **options)
