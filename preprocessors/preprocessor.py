@@ -78,7 +78,7 @@ class Preprocessor:
         if size is not None and not MIN_SIZE <= size <= MAX_SIZE:
             raise InputError(f"size must be from {MIN_SIZE} to {MAX_SIZE} pixels, not {size}.")
         out = _fit(image.size, size)
-        if self._draws_with(backend, settings) == "embedded":
+        if self.status(backend, **settings).backend == "embedded":
             drawn = embedded.draw(self.name, image)
         else:
             resolution = settings.pop("resolution", None)
@@ -88,32 +88,17 @@ class Preprocessor:
 
     def status(self, backend: Backend = "auto", **parameters: int | bool | str) -> Status:
         """Say whether `backend` can draw now; nothing is loaded and the network is not touched."""
-        real = self._real_status(self._settings(parameters))
-        if backend == "real" or real.state == "ready":
-            return real
-        if not embedded.available():
-            lost = f"The embedded network {embedded.FILE.name} is missing from the assets folder."
-            return real if backend == "auto" else Status("missing", lost, "embedded")
-        if backend == "auto":
-            return Status("ready", f"{real.reason} The embedded network stands in.", "embedded")
-        return Status("ready", "Drawn by the embedded network.", "embedded")
-
-    def _draws_with(self, backend: str, settings: dict) -> str:
+        settings = self._settings(parameters)
         if backend not in BACKENDS:
             raise InputError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}.")
-        if not self.weights or backend == "real":
-            return "real"
-        return "embedded" if backend == "embedded" else self.status(**settings).backend
-
-    def _real_status(self, settings: dict) -> Status:
         if not self.weights:
             return Status("ready", "Needs no weights.", "real")
-        name = self.weights(**settings)
-        package = weights.PINNED[name].package
-        if find_spec(package) is None:
-            return Status("missing", f"The Python package {package} is not installed.", "real")
-        state = weights.state(name)
-        return Status(state, weights.explain(name, state), "real")
+        if backend == "embedded":
+            return _embedded_status()
+        real = _real_status(self.weights(**settings))
+        if backend == "real" or real.state == "ready" or not embedded.available():
+            return real
+        return Status("ready", f"{real.reason} The embedded network stands in.", "embedded")
 
     def _settings(self, parameters: Mapping[str, object]) -> dict:
         for name, value in parameters.items():
@@ -122,6 +107,23 @@ class Preprocessor:
                 raise InputError(f"{self.name} has no parameter {name!r}; it has: {known}.")
             self.parameters[name].check(name, value)
         return {name: p.default for name, p in self.parameters.items()} | dict(parameters)
+
+
+def _real_status(name: str) -> Status:
+    """Whether the real detector that loads the weights called `name` can draw."""
+    package = weights.PINNED[name].package
+    if find_spec(package) is None:
+        return Status("missing", f"The Python package {package} is not installed.", "real")
+    state = weights.state(name)
+    return Status(state, weights.explain(name, state), "real")
+
+
+def _embedded_status() -> Status:
+    """Whether the embedded network can draw."""
+    if embedded.available():
+        return Status("ready", "Drawn by the embedded network.", "embedded")
+    reason = f"The embedded network {embedded.FILE.name} is missing from the assets folder."
+    return Status("missing", reason, "embedded")
 
 
 def _bounded(image: object) -> Image.Image:

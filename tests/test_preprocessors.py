@@ -264,6 +264,7 @@ def test_a_real_detector_loads_and_draws(name, file, network, wrap, publish, mac
     built = getattr(detector_module(module), constructor)(*arguments)
     original = publish(file, wrap(random_state(built)))
     assert PREPROCESSORS[name].status().backend == "real"
+    assert PREPROCESSORS[name].status("embedded").backend == "embedded"
     first, second = (preprocess(name, noise(), resolution=64) for _ in range(2))
     assert first.size == (128, 128) and first.tobytes() == second.tobytes()
     assert first.tobytes() != preprocess(name, noise(), backend="embedded").tobytes()
