@@ -1,0 +1,156 @@
+"""The convolutional encoder and decoder both tokenizers use (LlamaGen VQ-16 and VAR share this shape).
+
+`channels` lists the levels finest first; every level but the coarsest halves the resolution.
+With `patch` > 1 pixels are folded into channels first, which is what makes the embedded model quick.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scar.config import AutoencoderConfig
+
+
+class Encoder(nn.Module):
+    """Images (B, 3, H, W) -> latents (B, latent, H / f, W / f)."""
+
+    def __init__(self, config: AutoencoderConfig):
+        super().__init__()
+        channels, coarsest = config.channels, len(config.channels) - 1
+        self.fold = nn.PixelUnshuffle(config.patch)
+        self.conv_in = nn.Conv2d(3 * config.patch**2, channels[0], 3, padding=1)
+        self.levels = nn.ModuleList(
+            Level(
+                channels[max(i - 1, 0)],
+                channels[i],
+                config.blocks,
+                attention=config.attention and i == coarsest,
+                resample=Downsample(channels[i]) if i < coarsest else None,
+            )
+            for i in range(len(channels))
+        )
+        self.mid = middle(channels[-1], config.attention)
+        self.head = Head(channels[-1], config.latent)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(self.fold(x))
+        for level in self.levels:
+            x = level(x)
+        return self.head(self.mid(x))
+
+
+class Decoder(nn.Module):
+    """Latents (B, latent, h, w) -> images (B, 3, f h, f w)."""
+
+    def __init__(self, config: AutoencoderConfig):
+        super().__init__()
+        channels, coarsest = config.channels, len(config.channels) - 1
+        self.conv_in = nn.Conv2d(config.latent, channels[-1], 3, padding=1)
+        self.mid = middle(channels[-1], config.attention)
+        self.levels = nn.ModuleList(
+            Level(
+                channels[min(i + 1, coarsest)],
+                channels[i],
+                config.blocks + 1,
+                attention=config.attention and i == coarsest,
+                resample=Upsample(channels[i]) if i > 0 else None,
+            )
+            for i in reversed(range(len(channels)))
+        )
+        self.head = Head(channels[0], 3 * config.patch**2)
+        self.unfold = nn.PixelShuffle(config.patch)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.mid(self.conv_in(z))
+        for level in self.levels:
+            x = level(x)
+        return self.unfold(self.head(x))
+
+
+class Level(nn.Module):
+    """Residual blocks at one resolution, attention after each if asked, then a change of resolution."""
+
+    def __init__(self, width_in: int, width: int, blocks: int, attention: bool, resample: nn.Module | None):
+        super().__init__()
+        widths = [width_in] + [width] * blocks
+        self.res = nn.ModuleList(ResBlock(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.attn = nn.ModuleList(Attention(width) for _ in range(blocks if attention else 0))
+        self.resample = resample or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        for i, block in enumerate(self.res):
+            x = block(x)
+            if self.attn:
+                x = self.attn[i](x)
+        return self.resample(x)
+
+
+class ResBlock(nn.Module):
+    def __init__(self, width_in: int, width: int):
+        super().__init__()
+        self.norm1 = norm(width_in)
+        self.conv1 = nn.Conv2d(width_in, width, 3, padding=1)
+        self.norm2 = norm(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        self.skip = nn.Conv2d(width_in, width, 1) if width_in != width else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        return self.skip(x) + h
+
+
+class Attention(nn.Module):
+    """One-head self-attention over all cells."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm = norm(width)
+        self.qkv = nn.Conv2d(width, 3 * width, 1)
+        self.proj = nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        q, k, v = self.qkv(self.norm(x)).flatten(2).mT.unsqueeze(1).chunk(3, dim=-1)  # (B, 1, h w, C)
+        y = F.scaled_dot_product_attention(q.contiguous(), k.contiguous(), v.contiguous())
+        return x + self.proj(y.squeeze(1).mT.reshape(b, c, h, w))
+
+
+class Downsample(nn.Module):
+    """Stride-2 convolution padded on the right and bottom only, as both references have it."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Head(nn.Module):
+    def __init__(self, width: int, width_out: int):
+        super().__init__()
+        self.norm = norm(width)
+        self.conv = nn.Conv2d(width, width_out, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.silu(self.norm(x)))
+
+
+def middle(width: int, attention: bool) -> nn.Sequential:
+    inner = Attention(width) if attention else nn.Identity()
+    return nn.Sequential(ResBlock(width, width), inner, ResBlock(width, width))
+
+
+def norm(width: int) -> nn.GroupNorm:
+    return nn.GroupNorm(32, width, eps=1e-6)

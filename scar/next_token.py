@@ -1,0 +1,128 @@
+"""The next-token backbone: a LlamaGen-compatible transformer (Sun et al. 2024) behind a semantic prefix."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scar.conditioning import Prefix
+from scar.config import NextTokenConfig, VQConfig
+from scar.layers import KVCache, RMSNorm, Span, grid_cells, rotary_table, rotate, set_mask
+
+
+class NextTokenTransformer(nn.Module):
+    """Sets of size one: every token sees the whole prefix and the tokens before it.
+
+    Args:
+        prefix_grid: cells a side of the visual prefix; 0 without one.
+    """
+
+    reads_pooled = False
+
+    def __init__(self, config: NextTokenConfig, tokenizer: VQConfig, prefix_grid: int):
+        super().__init__()
+        self.config = config
+        self.set_sizes = tokenizer.set_sizes
+        self.head_dim = config.width // config.heads
+        self.tok_embeddings = nn.Embedding(tokenizer.codebook_size, config.width)
+        self.layers = nn.ModuleList(Block(config, i) for i in range(config.layers))
+        self.norm = RMSNorm(config.width)
+        self.output = nn.Linear(config.width, tokenizer.codebook_size, bias=False)
+        self.dropout = nn.Dropout(config.dropout)
+        visual, target = _positions(config.prefix_positions, prefix_grid, tokenizer.grid)
+        table = rotary_table(torch.cat([visual, target[:-1]]), self.head_dim)
+        self.visual_slots = len(visual)
+        self.register_buffer("table", table, persistent=False)
+        self.apply(_initialise)
+        nn.init.zeros_(self.output.weight)
+
+    def forward(self, prefix: Prefix, inputs: Tensor) -> Tensor:
+        """All positions at once: tokens (B, N - 1) -> hidden states (B, P + N - 1, D)."""
+        x = torch.cat([prefix.slots, self.tok_embeddings(inputs).to(prefix.slots.dtype)], dim=1)
+        return self._run(self.dropout(x), Span(0, set_mask(prefix.valid, self.set_sizes)), prefix)
+
+    def prefill(self, prefix: Prefix, cache: KVCache) -> Tensor:
+        """Fill the cache with the prefix; returns the hidden state (B, 1, D) that predicts the first set."""
+        return self._run(prefix.slots, Span(0, cache.mask(cache.prefix), cache), prefix)[:, -1:]
+
+    def step(self, inputs: Tensor, index: int, prefix: Prefix, cache: KVCache) -> Tensor:
+        """Token (B, 1) -> hidden state (B, 1, D) that predicts set `index`."""
+        start = cache.prefix + index - 1
+        x = self.tok_embeddings(inputs).to(prefix.slots.dtype)
+        return self._run(x, Span(start, cache.mask(start + 1), cache), prefix)
+
+    def logits(self, hidden: Tensor, prefix: Prefix) -> Tensor:
+        return self.output(hidden)
+
+    def cache(self, prefix: Prefix) -> KVCache:
+        length = prefix.slots.shape[1] + len(self.set_sizes) - 1
+        config = self.config
+        return KVCache(config.layers, prefix.valid, config.heads, length, self.head_dim, prefix.slots.dtype)
+
+    def _run(self, x: Tensor, span: Span, prefix: Prefix) -> Tensor:
+        table = self._table(prefix.slots.shape[1])[span.start : span.start + x.shape[1]]
+        for layer in self.layers:
+            x = layer(x, table, span)
+        return self.norm(x)
+
+    def _table(self, prefix: int) -> Tensor:
+        """(P + N - 1, d / 2, 2): angles of the visual cells, the text slots between, the tokens."""
+        still = self.table.new_zeros(prefix - self.visual_slots, *self.table.shape[1:])
+        if self.config.text_rotation == "identity":
+            still[..., 0] = 1  # the cosine
+        return torch.cat([self.table[: self.visual_slots], still, self.table[self.visual_slots :]])
+
+
+class Block(nn.Module):
+    def __init__(self, config: NextTokenConfig, index: int):
+        super().__init__()
+        self.attention_norm = RMSNorm(config.width)
+        self.attention = Attention(config, index)
+        self.ffn_norm = RMSNorm(config.width)
+        self.feed_forward = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, table: Tensor, span: Span) -> Tensor:
+        x = x + self.dropout(self.attention(self.attention_norm(x), table, span))
+        return x + self.dropout(self.feed_forward(self.ffn_norm(x)))
+
+
+class Attention(nn.Module):
+    def __init__(self, config: NextTokenConfig, index: int):
+        super().__init__()
+        self.heads, self.index = config.heads, index
+        self.wqkv = nn.Linear(config.width, 3 * config.width, bias=False)
+        self.wo = nn.Linear(config.width, config.width, bias=False)
+
+    def forward(self, x: Tensor, table: Tensor, span: Span) -> Tensor:
+        q, k, v = self.wqkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, n, d)
+        return self.wo(span.attend(self.index, rotate(q, table), rotate(k, table), v))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU with LlamaGen's width: two thirds of 4 D, rounded up to 256."""
+
+    def __init__(self, config: NextTokenConfig):
+        super().__init__()
+        hidden = -(-int(8 * config.width / 3) // 256) * 256
+        self.w1 = nn.Linear(config.width, hidden, bias=False)
+        self.w3 = nn.Linear(config.width, hidden, bias=False)
+        self.w2 = nn.Linear(hidden, config.width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+
+
+def _positions(layout: str, prefix: int, grid: int) -> tuple[Tensor, Tensor]:
+    """Cells of the visual prefix and of the tokens, (p^2, 2) and (N, 2)."""
+    if layout == "offset":
+        return grid_cells(prefix), grid_cells(grid, shift=prefix)
+    if layout == "shared":
+        return grid_cells(prefix, scale=grid / max(prefix, 1)), grid_cells(grid)
+    raise ValueError(f"prefix_positions must be shared or offset, not {layout!r}")
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)

@@ -1,0 +1,140 @@
+"""Checkpoints that are either whole or not there.
+
+A checkpoint is a folder `step-00000500` with `model.safetensors`, `optimizer.safetensors`,
+`ema.safetensors`, `trainer.json`, and `MANIFEST.json` with the size and SHA-256 of each. It is written
+under another name, flushed, and renamed; older ones are removed only after that. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+MANIFEST = "MANIFEST.json"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written or none of those on disk can be read."""
+
+
+def save(
+    folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], facts: dict, keep: int
+) -> Path:
+    """Publish a checkpoint atomically, then remove all but the newest `keep`.
+
+    Args:
+        tensors: file stem -> state dict.
+        facts: JSON-ready, stored as trainer.json.
+
+    Raises:
+        CheckpointError: the disk is full or not writable; what was there before is untouched.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    final, scratch = folder / f"step-{step:08d}", folder / f".tmp-{step:08d}-{os.getpid()}"
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        scratch.mkdir()
+        for stem, state in tensors.items():
+            state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+            save_file(state, scratch / f"{stem}.safetensors")
+        (scratch / "trainer.json").write_text(json.dumps({"step": step, **facts}, indent=1))
+        manifest = {p.name: [p.stat().st_size, _digest(p)] for p in sorted(scratch.iterdir())}
+        (scratch / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        for path in (*scratch.iterdir(), scratch):
+            _flush(path)
+        shutil.rmtree(final, ignore_errors=True)
+        os.rename(scratch, final)
+        _flush(folder)
+    except Exception as error:  # safetensors reports a full disk as its own error type
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise CheckpointError(
+            f"the checkpoint of step {step} could not be written: {error}"
+        ) from error
+    for old in steps(folder)[:-keep]:
+        shutil.rmtree(folder / f"step-{old:08d}")
+    return final
+
+
+def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict]:
+    """Read one verified checkpoint: (file stem -> state dict, facts)."""
+    tensors = {p.stem: load_file(p) for p in sorted(path.glob("*.safetensors"))}
+    return tensors, json.loads((path / "trainer.json").read_text())
+
+
+def newest(folder: Path, report=print) -> Path | None:
+    """The newest checkpoint whose manifest holds; damaged ones are named through `report`.
+
+    Raises:
+        CheckpointError: there are checkpoints and all of them are damaged.
+    """
+    found = steps(folder)
+    for step in reversed(found):
+        path = folder / f"step-{step:08d}"
+        fault = damage(path)
+        if fault is None:
+            return path
+        report(f"skipping {path.name}: {fault}")
+    if found:
+        raise CheckpointError(f"every checkpoint in {folder} is damaged; remove them to start over")
+    return None
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint, in a few words, or None."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+    except (OSError, ValueError):
+        return "its manifest is missing or unreadable"
+    for name, (size, digest) in manifest.items():
+        file = path / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes instead of {size}"
+        if _digest(file) != digest:
+            return f"{name} does not match its hash"
+    return None
+
+
+def steps(folder: Path) -> list[int]:
+    """Steps of the published checkpoints, oldest first."""
+    return sorted(int(p.name.removeprefix("step-")) for p in folder.glob("step-[0-9]*"))
+
+
+def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimiser's per-parameter state as one flat dict of tensors."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{i}.{key}": torch.as_tensor(v) for i, slots in state.items() for key, v in slots.items()
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor]) -> None:
+    """The inverse of `flatten_optimizer`; groups and rates stay those of the recipe."""
+    state: dict[int, dict] = {}
+    for key, value in flat.items():
+        index, slot = key.split(".", 1)
+        state.setdefault(int(index), {})[slot] = value
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,202 @@
+"""What is trained: a module that turns one raw batch into named losses.
+
+Both objectives look the same to the loop:
+
+    objective(raw)          weighted loss terms by name; their sum is minimised
+    trainable()             the module whose weights are optimised and averaged
+    stateful()              what a checkpoint must hold to resume
+    picture(raw)            a grid of examples, (3, H, W) in [-1, 1]
+    export(folder)          the weights in the form `scar.checkpoint` loads
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scar.checkpoint import build_model, build_tokenizer, configure, load_tokenizer, save_model, save_tokenizer
+from scar.conditioning import Drop
+from scar.config import EncoderConfig, ScarConfig
+from scar.encoder import VisualEncoder
+from scar.frozen import Frozen
+from train.data.batch import RawBatch, to_signed
+from train.recipe import Recipe
+
+
+def build_objective(recipe: Recipe) -> TokenizerObjective | ScarObjective:
+    """Raises ValueError for an unknown preset or a missing tokenizer."""
+    config = configure(recipe.preset, recipe.model)
+    if recipe.objective == "tokenizer":
+        return TokenizerObjective(recipe, config)
+    return ScarObjective(recipe, config)
+
+
+class TokenizerObjective(nn.Module):
+    """Pixels, frozen features and commitment; the codebook follows the latents by moving averages."""
+
+    def __init__(self, recipe: Recipe, config: ScarConfig):
+        super().__init__()
+        self.recipe = recipe
+        self.tokenizer = build_tokenizer(config.tokenizer)
+        self.codes = CodebookAverage(self.tokenizer.codebook)
+        self.perceptual = FeatureDistance(config.tokenizer.image_size)
+
+    def trainable(self) -> nn.Module:
+        return self.tokenizer
+
+    def stateful(self) -> nn.Module:
+        return nn.ModuleDict({"tokenizer": self.tokenizer, "codes": self.codes})
+
+    def export(self, folder: Path) -> None:
+        save_tokenizer(self.tokenizer, folder)
+
+    def forward(self, raw: RawBatch) -> dict[str, Tensor]:
+        images = to_signed(torch.cat([raw.source, raw.target]))
+        out = self.tokenizer.reconstruct(images)
+        if self.training:
+            self.codes.update(out.latents, out.codes)
+        losses = {
+            "pixel": F.l1_loss(out.images, images) + F.mse_loss(out.images, images),
+            "commitment": self.recipe.commitment * out.commitment,
+        }
+        if self.recipe.perceptual > 0:
+            # On every other image: it costs as much as the tokenizer itself.
+            losses["perceptual"] = self.recipe.perceptual * self.perceptual(out.images[::2], images[::2])
+        return losses
+
+    @torch.no_grad()
+    def picture(self, raw: RawBatch) -> Tensor:
+        """Rows of originals and reconstructions, (3, H, W) in [-1, 1]."""
+        images = to_signed(raw.target)
+        decoded = self.tokenizer.decode(self.tokenizer.encode(images))
+        rows = [torch.cat(list(x), dim=-1) for x in (images, decoded)]
+        return torch.cat(rows, dim=-2)
+
+
+class CodebookAverage(nn.Module):
+    """Online k-means of the codes (van den Oord et al. 2017, appendix A.1), restarting dead ones.
+
+    A code that fewer than `floor` latents a step have chosen lately is moved onto a random latent: without
+    that a small codebook was seen to keep 5% of its codes alive.
+    """
+
+    def __init__(self, codebook: nn.Embedding, decay: float = 0.97, floor: float = 0.03):
+        super().__init__()
+        self.decay, self.floor = decay, floor
+        codebook.weight.requires_grad_(False)
+        self.codebook = [codebook]  # in a list: the tokenizer owns it
+        self.register_buffer("count", torch.zeros(codebook.num_embeddings))
+        self.register_buffer("total", torch.zeros_like(codebook.weight))
+
+    @torch.no_grad()
+    def update(self, latents: Tensor, codes: Tensor) -> None:
+        latents = latents.float()
+        chosen = torch.zeros_like(self.count).index_add_(
+            0, codes, torch.ones_like(codes, dtype=torch.float)
+        )
+        moved = torch.zeros_like(self.total).index_add_(0, codes, latents)
+        self.count.lerp_(chosen, 1 - self.decay)
+        self.total.lerp_(moved, 1 - self.decay)
+        dead = self.count < self.floor
+        picks = latents[torch.randint(len(latents), (int(dead.sum()),), device=latents.device)]
+        self.total[dead] = picks
+        self.count[dead] = 1.0
+        self.codebook[0].weight.copy_(self.total / self.count.unsqueeze(1))
+
+
+class FeatureDistance(nn.Module):
+    """LPIPS without learned weights: channel-normalised EfficientNet-Lite0 features, levels 1/2 to 1/8."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        encoder = VisualEncoder(EncoderConfig("efficientnet-lite0", size, "multi"))
+        self.mean, self.std = nn.Buffer(encoder.mean), nn.Buffer(encoder.std)
+        net = encoder.model
+        self.stem = nn.Sequential(net.conv_stem, net.bn1)
+        self.stages = nn.ModuleList(net.blocks[:3])
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> FeatureDistance:
+        return super().train(False)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Mean distance of two image batches (B, 3, H, W) in [-1, 1]; gradients flow into `a`."""
+        with torch.no_grad():
+            other = self._levels(b)
+        return sum(
+            (x - y).square().sum(1).mean() for x, y in zip(self._levels(a), other, strict=True)
+        )
+
+    def _levels(self, images: Tensor) -> list[Tensor]:
+        x = self.stem(((images + 1) / 2 - self.mean) / self.std)
+        levels = []
+        for stage in self.stages:
+            x = stage(x)
+            levels.append(F.normalize(x.float(), dim=1, eps=1e-3))
+        return levels
+
+
+class ScarObjective(nn.Module):
+    """L = L_CE + L_pres + delta L_align over what the frozen networks see."""
+
+    def __init__(self, recipe: Recipe, config: ScarConfig):
+        super().__init__()
+        self.recipe, self.config = recipe, config
+        if not recipe.tokenizer:
+            raise ValueError("recipe: objective scar needs tokenizer, the folder of a trained one")
+        self.frozen = Frozen(config, load_tokenizer(config.tokenizer, Path(recipe.tokenizer)))
+        self.model = build_model(config, for_training=True)
+
+    def trainable(self) -> nn.Module:
+        return self.model
+
+    def stateful(self) -> nn.Module:
+        return self.model
+
+    def export(self, folder: Path) -> None:
+        save_model(self.model, self.config, folder)
+        save_tokenizer(self.frozen.tokenizer, folder)
+
+    def forward(self, raw: RawBatch) -> dict[str, Tensor]:
+        source, target = to_signed(raw.source), to_signed(raw.target)
+        drop = guidance_drop(self.recipe, len(source), source.device)
+        weights = self._weights(raw.mask)
+        batch = self.frozen.batch(source, target, raw.text, raw.label, drop, weights)
+        return self.model(batch)._asdict()
+
+    def _weights(self, mask: Tensor) -> Tensor:
+        """(B, S, S) -> (B, N): tokens that touch the edit count 1 + foreground times."""
+        touched = []
+        for side in self.config.tokenizer.sides:
+            touched.append(F.adaptive_max_pool2d(mask.float().unsqueeze(1), side).flatten(1))
+        return 1 + self.recipe.foreground * torch.cat(touched, dim=1)
+
+    @torch.no_grad()
+    def picture(self, raw: RawBatch) -> Tensor:
+        """Columns of source, greedy output, target as the tokenizer sees it, target."""
+        source, target = to_signed(raw.source), to_signed(raw.target)
+        frozen = self.frozen
+        sampling = replace(self.config.sampling, temperature=0.0)
+        *_, tokens = self.model.generate(
+            frozen.encoder(source),
+            frozen.encode_text(raw.text),
+            raw.label,
+            frozen.tokenizer,
+            sampling,
+            torch.Generator(source.device),
+        )
+        seen = frozen.tokenizer.decode(frozen.tokenizer.encode(target))
+        rows = [source, frozen.tokenizer.decode(tokens), seen, target]
+        return torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2)
+
+
+def guidance_drop(recipe: Recipe, count: int, device: torch.device) -> Drop:
+    """Which examples lose both conditions, the image only, or the text only."""
+    u = torch.rand(count, device=device)
+    both, image = recipe.drop_both, recipe.drop_both + recipe.drop_image
+    return Drop(image=u < image, text=(u < both) | ((u >= image) & (u < image + recipe.drop_text)))
+

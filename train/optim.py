@@ -1,0 +1,52 @@
+"""Optimisers and the learning rate as a pure function of the step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from train.recipe import Recipe
+
+
+def build_optimizers(recipe: Recipe, module: nn.Module) -> list[torch.optim.Optimizer]:
+    """AdamW with weight decay on matrices only; under "muon" hidden matrices get Muon instead.
+
+    Muon's steps are scaled to AdamW's RMS, so one learning rate serves both.
+    """
+    named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
+    tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
+    muon = []
+    if recipe.optimizer == "muon":
+        muon = [p for n, p in named if p.ndim == 2 and id(p) not in tables and "output" not in n]
+    taken = {id(p) for p in muon}
+    rest = [p for _, p in named if id(p) not in taken]
+    groups = [
+        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizers = [torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas)]
+    if muon:
+        optimizers.append(
+            torch.optim.Muon(
+                muon,
+                lr=recipe.learning_rate,
+                weight_decay=recipe.weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            )
+        )
+    return optimizers
+
+
+def rate(recipe: Recipe, step: int) -> float:
+    """Learning rate of a step: linear warm-up, then the recipe's decay."""
+    if step < recipe.warmup:
+        return recipe.learning_rate * (step + 1) / recipe.warmup
+    progress = (step - recipe.warmup) / max(recipe.steps - recipe.warmup, 1)
+    shape = {
+        "constant": 1.0,
+        "cosine": 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)),
+        "linear": 1 - progress,
+    }
+    return recipe.learning_rate * shape[recipe.decay]
