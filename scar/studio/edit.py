@@ -15,9 +15,11 @@ from scar.studio.library import Library
 from scar.studio.painter import painter, region_from
 from scar.studio.safety import SafeImage, Upload
 from scar.studio.session import MAX_PROMPT, check_prompt
-from scar.studio.workbench import SEND_INDEX, Run, Workbench, history_strip, recall, settings_from
+from scar.studio.workbench import QUIET, SEND_INDEX, Run, Workbench
 
 SUGGESTIONS = ["add a red apple on the left", "make it night", "change the place to a beach"]
+
+Chain = tuple[list[str], int]  # files of the sources, and which one is shown
 
 
 class EditTab:
@@ -66,141 +68,97 @@ class EditTab:
             self.redo = _action("Redo", "edit-redo")
             self.bench.save_button()
         self.bench.history()
-        self.chain = gr.State(([], 0))  # files of the sources, and which one is shown
+        self.chain = gr.State(([], 0))
 
     def _wire(self) -> None:
-        bench, quick = self.bench, {"show_progress": "hidden", "api_visibility": "private"}
-        inputs = [self.source, self.instruction, self.region, *bench.settings]
+        bench = self.bench
         running = bench.wire(
-            [bench.run.click, self.instruction.submit], self._start, self._run, inputs
+            [bench.run.click, self.instruction.submit],
+            self._start,
+            self._events,
+            [self.source, self.instruction, self.region, bench.panel.model, *bench.panel.inputs],
         )
         running.success(
             lambda latest: gr.update(interactive=latest is not None),
-            bench.latest, self.reuse, queue=False, **quick,
+            bench.latest, self.reuse, queue=False, **QUIET,
         )  # fmt: skip
-        chain_outputs = [self.source, self.chain, self.undo, self.redo]
-        scene_outputs = [*chain_outputs, self.instruction, self.chips, self.suggestions]
-        self.examples.select(self._pick, None, scene_outputs, **quick)
-        self.surprise.click(self._surprise, None, scene_outputs, **quick)
-        self.chips.select(self._suggest, self.suggestions, self.instruction, **quick)
-        restored = [
-            self.instruction, bench.seed, bench.randomize, bench.guidance, bench.temperature,
-            bench.top_k, bench.top_p,
-        ]  # fmt: skip
-        self.source.upload(self._uploaded, self.source, [*chain_outputs[1:], *restored], **quick)
+        chained = [self.source, self.chain, self.undo, self.redo]
+        scened = [*chained, self.instruction, self.chips, self.suggestions]
+        self.examples.select(self._pick, None, scened, **QUIET)
+        self.surprise.click(self._surprise, None, scened, **QUIET)
+        self.chips.select(self._suggest, self.suggestions, self.instruction, **QUIET)
+        recalled = [*chained, self.instruction, *bench.recall_outputs]
+        self.source.upload(self._uploaded, self.source, recalled, **QUIET)
+        bench.strip.select(self._recall, [bench.runs, self.chain], recalled, **QUIET)
         self.reuse.click(
-            lambda latest, chain: _show(_extended(chain, latest.path)),
-            [bench.latest, self.chain], chain_outputs, **quick,
+            lambda latest, chain: self._show(_extended(chain, latest.path)),
+            [bench.latest, self.chain], chained, **QUIET,
         )  # fmt: skip
-        self.undo.click(lambda c: _show((c[0], c[1] - 1)), self.chain, chain_outputs, **quick)
-        self.redo.click(lambda c: _show((c[0], c[1] + 1)), self.chain, chain_outputs, **quick)
-        bench.strip.select(
-            self._recall,
-            [bench.runs, self.chain],
-            [*chain_outputs, *restored, bench.stage, bench.status, bench.download, bench.strip,
-             bench.latest],
-            **quick,
-        )  # fmt: skip
+        self.undo.click(lambda c: self._show((c[0], c[1] - 1)), self.chain, chained, **QUIET)
+        self.redo.click(lambda c: self._show((c[0], c[1] + 1)), self.chain, chained, **QUIET)
 
     def _start(self, upload: Upload | None, instruction: str, *others: Any) -> dict:
-        bench = self.bench
-        try:
-            _checked(upload, instruction)
-        except InputError as error:
-            raise _toast(error) from None
-        return {
-            **bench.busy(),
-            bench.stage: views.stage_waiting(upload.image),
-            bench.status: views.status_waiting(),
-        }
+        if upload is None:
+            raise InputError("Please choose a picture first: upload one or take an example.")
+        check_prompt(instruction, "Please say what should change.")
+        return {self.bench.stage: views.stage_waiting(upload.image)}
 
-    def _run(
-        self, upload: Upload, instruction: str, region: Any, model: str, *rest: Any
-    ) -> Iterator[dict]:
-        *settings, runs = rest
+    def _events(
+        self, upload: Upload, instruction: str, region: Any, model: str, *sampling: Any
+    ) -> Iterator[Any]:
+        settings, mask = self.bench.panel.settings(*sampling), region_from(region)
+        yield from self.library.edit(model, upload.image, instruction, settings, mask)
 
-        def events() -> Iterator[Any]:
-            _checked(upload, instruction)
-            checked = settings_from(*settings)
-            mask = region_from(region)
-            yield from self.library.edit(model, upload.image, instruction, checked, mask)
+    def _pick(self, event: gr.EventData) -> dict:
+        return self._scene(self.scenes[event.index])
 
-        yield from self.bench.show(events(), runs, "token")
-
-    def _pick(self, event: gr.EventData) -> list:
-        return self._scene(self.scenes[event.index], gr.skip())
-
-    def _surprise(self) -> list:
+    def _surprise(self) -> dict:
         scene = random.choice(self.scenes)
-        return self._scene(scene, random.choice(scene.instructions))
+        return {**self._scene(scene), self.instruction: random.choice(scene.instructions)}
 
-    def _scene(self, scene: Scene, instruction: Any) -> list:
+    def _scene(self, scene: Scene) -> dict:
         sentences = scene.instructions[:4]
-        return [
-            *_show(([scene.path], 0)), instruction, views.chips(sentences), sentences,
-        ]  # fmt: skip
+        return {
+            **self._show(([scene.path], 0)),
+            self.chips: views.chips(sentences),
+            self.suggestions: sentences,
+        }
 
     def _suggest(self, sentences: list[str], event: gr.EventData) -> str:
         return sentences[event.index]
 
-    def _uploaded(self, upload: Upload) -> list:
-        chain = ([upload.path], 0)
-        steps = [chain, gr.update(interactive=False), gr.update(interactive=False)]
-        if upload.parameters is None or "instruction" not in upload.parameters:
-            return [*steps, *[gr.skip()] * 7]
-        gr.Info("The settings inside this picture were restored.", duration=4)
-        return [*steps, *_restored(upload.parameters)]
+    def _uploaded(self, upload: Upload) -> dict:
+        updates = self._show(([upload.path], 0))
+        del updates[self.source]  # it is shown already
+        words = (upload.parameters or {}).get("instruction")
+        if isinstance(words, str) and (restored := self.bench.panel.restored(upload.parameters)):
+            gr.Info("The settings inside this picture were restored.", duration=4)
+            updates |= {self.instruction: words[:MAX_PROMPT], **restored}
+        return updates
 
-    def _recall(self, runs: list[Run], chain: tuple, event: gr.EventData) -> list:
-        run = runs[event.index]
-        try:
-            result = recall(run)
-        except InputError as error:
-            raise _toast(error) from None
-        return [
-            *_show(_extended(chain, run.before)),
-            *_restored(result.parameters),
-            views.stage_result(result),
-            views.status_idle(run.label),
-            gr.update(value=run.path, interactive=True),
-            history_strip(runs, event.index),
-            run,
-        ]
+    def _recall(self, runs: list[Run], chain: Chain, event: gr.EventData) -> dict:
+        updates, parameters = self.bench.recalled(runs, event.index)
+        source = self._show(_extended(chain, runs[event.index].before))
+        return {**updates, **source, self.instruction: parameters["instruction"]}
+
+    def _show(self, chain: Chain) -> dict:
+        paths, position = chain
+        return {
+            self.source: paths[position],
+            self.chain: chain,
+            self.undo: gr.update(interactive=position > 0),
+            self.redo: gr.update(interactive=position < len(paths) - 1),
+        }
 
 
 def _action(label: str, elem_id: str) -> gr.Button:
     return gr.Button(label, size="md", min_width=70, interactive=False, elem_id=elem_id)
 
 
-def _checked(upload: Upload | None, instruction: str) -> None:
-    if upload is None:
-        raise InputError("Please choose a picture first: upload one or take an example.")
-    check_prompt(instruction, "Please say what should change.")
-
-
-def _toast(error: InputError) -> gr.Error:
-    return gr.Error(str(error), title="One thing is missing", print_exception=False)
-
-
-def _extended(chain: tuple[list[str], int], path: str) -> tuple[list[str], int]:
+def _extended(chain: Chain, path: str) -> Chain:
     """The chain with `path` as its newest source; what was undone is forgotten."""
     paths, position = chain
     if paths and paths[position] == path:
         return chain
     paths = [*paths[: position + 1], path]
     return paths, len(paths) - 1
-
-
-def _show(chain: tuple[list[str], int]) -> list:
-    paths, position = chain
-    undo = gr.update(interactive=position > 0)
-    redo = gr.update(interactive=position < len(paths) - 1)
-    return [paths[position], chain, undo, redo]
-
-
-def _restored(parameters: dict[str, Any]) -> list:
-    """Updates of instruction, seed, randomize, guidance, temperature, top_k and top_p."""
-    names = ("guidance", "temperature", "top_k", "top_p")
-    return [
-        parameters["instruction"], parameters["seed"], False, *[parameters[n] for n in names],
-    ]  # fmt: skip

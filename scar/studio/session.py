@@ -49,13 +49,17 @@ class Settings:
 
 @dataclass(frozen=True)
 class Progress:
-    """A moment of a run. `image` is None while nothing is decoded or previews are off."""
+    """A moment of a run: step k of N, a step being a token or a scale.
+
+    `image` is None while nothing is decoded or previews are off.
+    """
 
     image: Image.Image | None
     step: int
     total: int
     tokens: int
     seconds: float
+    unit: str = "token"
     variant: int = 1
     variants: int = 1
 
@@ -156,17 +160,17 @@ def _run(
         "top_k": settings.top_k,
         "top_p": settings.top_p,
     }
+    unit = "scale" if pipe.paradigm == "next-set" else "token"
     every = max(1, pipe.total_tokens // PREVIEWS)
     for variant in range(1, settings.variants + 1):
         start = time.perf_counter()
-        yield Progress(None, 0, 1, 0, 0.0, variant, settings.variants)
+        yield Progress(None, 0, 1, 0, 0.0, unit, variant, settings.variants)
         out = None
         for out in stream(seed=(seed + variant - 1) % MAX_SEED, every=every, **sampling):
             image = out.image if settings.preview else None
             seconds = time.perf_counter() - start
-            yield Progress(
-                image, out.step, out.total, out.tokens, seconds, variant, settings.variants
-            )
+            moment = (image, out.step, out.total, out.tokens, seconds)
+            yield Progress(*moment, unit, variant, settings.variants)
         parameters = {
             "software": "SCAR",
             **facts,

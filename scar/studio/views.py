@@ -65,14 +65,14 @@ def status_waiting(text: str = "Reading the picture and the words …") -> str:
     return _status("busy", f"<span>{escape(text)}</span>", 0)
 
 
-def status_progress(progress: Progress, unit: str = "token") -> str:
+def status_progress(progress: Progress) -> str:
     """Step k of N, speed, elapsed and the time that is left."""
     if not progress.step:
         return status_waiting()
     seconds = max(progress.seconds, 1e-6)
     left = seconds / progress.step * (progress.total - progress.step)
     parts = [
-        f"<b>{unit} {progress.step} / {progress.total}</b>",
+        f"<b>{progress.unit} {progress.step} / {progress.total}</b>",
         f"{progress.tokens / seconds:.0f} tokens/s",
         f"{seconds:.1f} s",
         f"{left:.1f} s left",

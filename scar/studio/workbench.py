@@ -1,8 +1,7 @@
-"""What every tab that runs a model shares: settings, run and stop, stage, results, history."""
+"""What every tab that runs a model shares: run and stop, stage and status, results and history."""
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,12 +15,14 @@ from scar.images import InputError, open_image
 from scar.studio import views
 from scar.studio.library import Library
 from scar.studio.metadata import read_parameters, save_png
+from scar.studio.panel import SettingsPanel
 from scar.studio.safety import explain
-from scar.studio.session import RANGES, Progress, Result, check_settings
-
-log = logging.getLogger(__name__)
+from scar.studio.session import Progress, Result
 
 HISTORY = 24
+QUIET = {"show_progress": "hidden", "api_visibility": "private"}
+MODEL = {"concurrency_limit": 1, "concurrency_id": "model"}  # one run at a time per device
+
 # A click anywhere on a button with data-index sends that index.
 SEND_INDEX = """
 element.addEventListener('click', (event) => {
@@ -30,9 +31,10 @@ element.addEventListener('click', (event) => {
 });
 """
 
-# On a phone the stage lies below the button that was pressed.
+# On a phone the stage lies below the button that was pressed; it first takes its new shape.
 SHOW_STAGE = """() => {
-  document.querySelector('#%s-stage').scrollIntoView({block: 'nearest', behavior: 'smooth'});
+  const stage = document.querySelector('#%s-stage');
+  setTimeout(() => stage.scrollIntoView({block: 'nearest', behavior: 'smooth'}), 150);
 }"""
 
 
@@ -47,146 +49,117 @@ class Run:
 
 
 class Workbench:
-    """Built in three places of a tab - `controls`, `results`, `history` - then wired once."""
+    """Built in four places of a tab - `controls`, `results`, `save_button`, `history` - then wired.
 
-    def __init__(self, library: Library, name: str):
-        self.library, self.name = library, name
+    `start(*inputs)` gives the first updates at once or raises `InputError`; `events(*inputs)` is
+    the run itself, which waits in line for the model.
+    """
+
+    def __init__(self, library: Library, tab: str):
+        self.library, self.tab = library, tab
 
     def controls(self, label: str) -> None:
-        """Run, Stop and the Advanced group."""
         with gr.Row(elem_classes="run-row"):
-            self.run = gr.Button(label, variant="primary", elem_id=f"{self.name}-run")
-            self.stop = gr.Button(
-                "Stop", variant="stop", visible=False, elem_id=f"{self.name}-stop"
-            )
-        with gr.Accordion("Advanced", open=False, elem_id=f"{self.name}-advanced"):
-            self.model = gr.Dropdown(
-                self.library.names,
-                value=self.library.names[0],
-                label="Model",
-                visible=len(self.library.names) > 1,
-                elem_id=f"{self.name}-model",
-            )
-            with gr.Row():
-                self.seed = gr.Number(
-                    0, label="Seed", precision=0, minimum=0, elem_id=f"{self.name}-seed",
-                    info="Same picture, words and seed: same result.",
-                )  # fmt: skip
-                self.randomize = gr.Checkbox(
-                    True, label="New seed every run", elem_id=f"{self.name}-randomize"
-                )
-            self.guidance = self._slider(
-                "guidance",
-                3.0,
-                0.1,
-                "Guidance",
-                "Changes too little? Raise. Too much? Lower.",
-            )
-            self.temperature = self._slider(
-                "temperature", 1.0, 0.05, "Temperature", "Lower is safer, higher more varied."
-            )
-            with gr.Row():
-                self.top_k = gr.Number(
-                    0, label="Top k", precision=0, minimum=0, elem_id=f"{self.name}-top-k",
-                    info="Draw from the k likeliest tokens; 0 means all.",
-                )  # fmt: skip
-                self.top_p = self._slider(
-                    "top_p", 1.0, 0.01, "Top p", "Draw from the likeliest tokens that sum to p."
-                )
-            with gr.Row():
-                self.variants = self._slider(
-                    "variants", 1, 1, "Variants", "Pictures in one run, from seeds that follow."
-                )
-                self.preview = gr.Checkbox(
-                    True, label="Live preview", elem_id=f"{self.name}-preview"
-                )
+            self.run = gr.Button(label, variant="primary", elem_id=f"{self.tab}-run")
+            self.stop = gr.Button("Stop", variant="stop", visible=False, elem_id=f"{self.tab}-stop")
+        self.panel = SettingsPanel(self.library, self.tab)
 
     def results(self) -> None:
-        """The stage, its status line and what can be done with a result."""
-        self.stage = gr.HTML(views.stage_empty(), elem_id=f"{self.name}-stage")
-        self.status = gr.HTML(views.status_idle(), elem_id=f"{self.name}-status")
+        self.stage = gr.HTML(views.stage_empty(), elem_id=f"{self.tab}-stage")
+        self.status = gr.HTML(views.status_idle(), elem_id=f"{self.tab}-status")
 
     def save_button(self) -> None:
-        """Download of the latest result, with its parameters inside."""
         self.download = gr.DownloadButton(
-            "Download",
-            interactive=False,
-            size="md",
-            min_width=90,
-            elem_id=f"{self.name}-download",
+            "Download", interactive=False, size="md", min_width=90, elem_id=f"{self.tab}-download"
         )
 
     def history(self) -> None:
-        """The strip of past runs."""
-        self.strip = gr.HTML(
-            "", elem_id=f"{self.name}-history", js_on_load=SEND_INDEX, elem_classes="history"
-        )
+        self.strip = gr.HTML("", elem_id=f"{self.tab}-history", js_on_load=SEND_INDEX)
         self.runs = gr.State([])
         self.latest = gr.State(None)
 
-    @property
-    def settings(self) -> list[gr.components.Component]:
-        """Inputs for `settings_from`, in its order."""
-        return [
-            self.model, self.seed, self.randomize, self.guidance, self.temperature, self.top_k,
-            self.top_p, self.variants, self.preview,
-        ]  # fmt: skip
-
-    @property
-    def outputs(self) -> list[gr.components.Component]:
-        """Everything a run changes."""
-        return [
+    def wire(self, triggers: list, start: Callable, events: Callable, inputs: list) -> Any:
+        """Connect everything; returns the run, for what should follow its success."""
+        outputs = [
             self.stage, self.status, self.run, self.stop, self.download, self.strip, self.runs,
-            self.latest, self.seed,
+            self.latest, self.panel.seed,
         ]  # fmt: skip
 
-    def show(self, events: Iterator[Progress | Result], runs: list[Run], unit: str) -> Iterator:
-        """Turn the events of a run into updates of `outputs`; failures become one sentence."""
+        def begin(*values: Any) -> dict:
+            try:
+                return {**self._busy(), self.status: views.status_waiting(), **start(*values)}
+            except InputError as error:
+                raise toast(error) from None
+
+        def proceed(*values: Any) -> Iterator[dict]:
+            *given, runs = values
+            yield from self._updates(events(*given), runs)
+
+        began = gr.on(triggers, begin, inputs, outputs, concurrency_limit=None, **QUIET)
+        began.success(None, None, None, js=SHOW_STAGE % self.tab, api_visibility="private")
+        running = began.success(
+            proceed, [*inputs, self.runs], outputs, trigger_mode="once", **MODEL, **QUIET
+        )
+        running.failure(
+            lambda: {**self._idle(), self.status: views.status_idle()}, None, outputs,
+            queue=False, **QUIET,
+        )  # fmt: skip
+        self.stop.click(
+            lambda: {**self._idle(), self.status: views.status_stopped()}, None, outputs,
+            cancels=[running], queue=False, **QUIET,
+        )  # fmt: skip
+        self.panel.model.change(
+            self._choose, self.panel.model, [*self.panel.sampling, self.status], **MODEL, **QUIET
+        )
+        return running
+
+    def recalled(self, runs: list[Run], index: int) -> tuple[dict, dict[str, Any]]:
+        """Updates that show a past run again, and its parameters; `gr.Error` if it is gone."""
+        run = runs[index]
+        parameters = read_parameters(run.path)
+        if parameters is None or not Path(run.before).exists():
+            raise toast(InputError("This result has expired; run it again with its seed."))
+        result = Result(open_image(run.path), open_image(run.before), parameters, 0.0, 0)
+        updates = {
+            self.stage: views.stage_result(result),
+            self.status: views.status_idle(run.label),
+            self.download: gr.update(value=run.path, interactive=True),
+            self.strip: history_strip(runs, index),
+            self.latest: run,
+            **self.panel.restored(parameters),
+        }
+        return updates, parameters
+
+    @property
+    def recall_outputs(self) -> list[gr.components.Component]:
+        """What `recalled` may update."""
+        return [
+            self.stage, self.status, self.download, self.strip, self.latest, self.panel.seed,
+            self.panel.randomize, *self.panel.sampling,
+        ]  # fmt: skip
+
+    def _updates(self, events: Iterator[Progress | Result], runs: list[Run]) -> Iterator[dict]:
         try:
             for event in events:
                 if isinstance(event, Result):
                     runs = [_remember(event), *runs][:HISTORY]
                     yield self._finished(event, runs)
                 elif event.image is None:
-                    yield {self.status: views.status_progress(event, unit)}
+                    yield {self.status: views.status_progress(event)}
                 else:
                     yield {
                         self.stage: views.stage_partial(event.image, event),
-                        self.status: views.status_progress(event, unit),
+                        self.status: views.status_progress(event),
                     }
-            yield self.idle()
+            yield self._idle()
         except Exception as error:
-            yield {**self.idle(), self.status: views.status_error(explain(error))}
+            yield {
+                **self._idle(),
+                self.stage: views.stage_empty(),
+                self.status: views.status_error(explain(error)),
+            }
         finally:
             events.close()
-
-    def busy(self) -> dict:
-        return {self.run: gr.update(visible=False), self.stop: gr.update(visible=True)}
-
-    def idle(self) -> dict:
-        return {self.run: gr.update(visible=True), self.stop: gr.update(visible=False)}
-
-    def wire(self, triggers: list, start: Callable, run: Callable, inputs: list) -> Any:
-        """Connect run and stop. `start(*inputs)` answers at once; `run(*inputs)` waits in line."""
-        started = gr.on(
-            triggers, start, inputs, self.outputs, concurrency_limit=None, trigger_mode="once",
-            show_progress="hidden", api_visibility="private",
-        )  # fmt: skip
-        started.success(None, None, None, js=SHOW_STAGE % self.name, api_visibility="private")
-        running = started.success(
-            run, [*inputs, self.runs], self.outputs, concurrency_limit=1, concurrency_id="model",
-            show_progress="hidden", trigger_mode="once", api_visibility="private",
-        )  # fmt: skip
-        running.failure(
-            lambda: {**self.idle(), self.status: views.status_idle()},
-            None, self.outputs, queue=False, show_progress="hidden", api_visibility="private",
-        )  # fmt: skip
-        self.stop.click(
-            lambda: {**self.idle(), self.status: views.status_stopped()},
-            None, self.outputs, cancels=[running], queue=False, show_progress="hidden",
-            api_visibility="private",
-        )  # fmt: skip
-        return running
 
     def _finished(self, result: Result, runs: list[Run]) -> dict:
         return {
@@ -196,34 +169,26 @@ class Workbench:
             self.strip: history_strip(runs, 0),
             self.runs: runs,
             self.latest: runs[0],
-            self.seed: result.parameters["seed"],
+            self.panel.seed: result.parameters["seed"],
         }
 
-    def _slider(self, name: str, value: float, step: float, label: str, info: str) -> gr.Slider:
-        lowest, highest, _ = RANGES[name]
-        return gr.Slider(
-            lowest, highest, value=value, step=step, label=label, info=info,
-            elem_id=f"{self.name}-{name.replace('_', '-')}",
-        )  # fmt: skip
+    def _busy(self) -> dict:
+        return {self.run: gr.update(visible=False), self.stop: gr.update(visible=True)}
+
+    def _idle(self) -> dict:
+        return {self.run: gr.update(visible=True), self.stop: gr.update(visible=False)}
+
+    def _choose(self, name: str) -> dict:
+        try:
+            updates = self.panel.defaults(name)
+        except Exception as error:
+            return {self.status: views.status_error(explain(error))}
+        return {**updates, self.status: views.status_idle(f"{name} is ready")}
 
 
-def settings_from(
-    seed: Any, randomize: bool, guidance: Any, temperature: Any, top_k: Any, top_p: Any,
-    variants: Any, preview: Any,
-) -> Any:  # fmt: skip
-    """Checked settings from the values of `Workbench.settings` after the model."""
-    return check_settings(
-        seed=None if randomize else seed, guidance=guidance, temperature=temperature, top_k=top_k,
-        top_p=top_p, variants=variants, preview=preview,
-    )  # fmt: skip
-
-
-def recall(run: Run) -> Result:
-    """The result of a past run, read back from its files; `InputError` if they are gone."""
-    parameters = read_parameters(run.path)
-    if parameters is None:
-        raise InputError("This result has expired on the server; run it again with its seed.")
-    return Result(open_image(run.path), open_image(run.before), parameters, 0.0, 0)
+def toast(error: InputError) -> gr.Error:
+    """`error` as a message over the page."""
+    return gr.Error(str(error), title="One thing is missing", print_exception=False)
 
 
 def history_strip(runs: list[Run], selected: int | None) -> str:

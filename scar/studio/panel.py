@@ -1,0 +1,94 @@
+"""The Advanced group: which model, and how it samples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from scar.images import InputError
+from scar.studio.library import Library
+from scar.studio.session import RANGES, Settings, check_settings
+
+SAMPLING = ("guidance", "temperature", "top_k", "top_p")
+
+
+class SettingsPanel:
+    """Builds the group inside the current block; `inputs` feed `settings`."""
+
+    def __init__(self, library: Library, tab: str):
+        self.library, self.tab = library, tab
+        with gr.Accordion("Advanced", open=False, elem_id=f"{tab}-advanced"):
+            self.model = gr.Dropdown(
+                library.names, value=library.names[0], label="Model", elem_id=f"{tab}-model",
+                visible=len(library.names) > 1, info="Loads when it is chosen.",
+            )  # fmt: skip
+            with gr.Row():
+                self.seed = gr.Number(
+                    0, label="Seed", precision=0, minimum=0, elem_id=f"{tab}-seed",
+                    info="Same picture, words and seed: same result.",
+                )  # fmt: skip
+                self.randomize = gr.Checkbox(
+                    True, label="New seed every run", elem_id=f"{tab}-randomize"
+                )
+            self.guidance = self._slider(
+                "guidance", 3.0, 0.1, "Guidance",
+                "Changes too little? Raise it. Too much or garish? Lower it.",
+            )  # fmt: skip
+            self.temperature = self._slider(
+                "temperature", 1.0, 0.05, "Temperature",
+                "Messy? Lower it. Every run the same? Raise it.",
+            )  # fmt: skip
+            with gr.Row():
+                self.top_k = gr.Number(
+                    0, label="Top k", precision=0, minimum=0, elem_id=f"{tab}-top-k",
+                    info="Draw from the k likeliest tokens; 0 means all.",
+                )  # fmt: skip
+                self.top_p = self._slider(
+                    "top_p", 1.0, 0.01, "Top p", "Draw from the likeliest tokens that sum to p."
+                )
+            with gr.Row():
+                self.variants = self._slider(
+                    "variants", 1, 1, "Variants", "Pictures in one run, from seeds that follow."
+                )
+                self.preview = gr.Checkbox(True, label="Live preview", elem_id=f"{tab}-preview")
+
+    @property
+    def inputs(self) -> list[gr.components.Component]:
+        """The arguments of `settings`, in order."""
+        return [self.seed, self.randomize, *self.sampling, self.variants, self.preview]
+
+    @property
+    def sampling(self) -> list[gr.components.Component]:
+        return [self.guidance, self.temperature, self.top_k, self.top_p]
+
+    def settings(
+        self, seed: Any, randomize: bool, guidance: Any, temperature: Any, top_k: Any, top_p: Any,
+        variants: Any, preview: Any,
+    ) -> Settings:  # fmt: skip
+        """Checked settings from the values of `inputs`; raises `InputError`."""
+        return check_settings(
+            seed=None if randomize else seed, guidance=guidance, temperature=temperature,
+            top_k=top_k, top_p=top_p, variants=variants, preview=preview,
+        )  # fmt: skip
+
+    def restored(self, parameters: dict[str, Any]) -> dict:
+        """Updates that bring back the settings of a past run; nothing if any is out of range."""
+        values = {name: parameters.get(name) for name in ("seed", *SAMPLING)}
+        try:
+            check_settings(**values)
+        except InputError:
+            return {}
+        return {self.randomize: False, **{getattr(self, name): values[name] for name in values}}
+
+    def defaults(self, name: str) -> dict:
+        """Updates that set the sampling to what the model called `name` likes best."""
+        best = self.library.get(name).defaults
+        return {getattr(self, field): getattr(best, field) for field in SAMPLING}
+
+    def _slider(self, name: str, value: float, step: float, label: str, info: str) -> gr.Slider:
+        lowest, highest, _ = RANGES[name]
+        return gr.Slider(
+            lowest, highest, value=value, step=step, label=label, info=info,
+            elem_id=f"{self.tab}-{name.replace('_', '-')}",
+        )  # fmt: skip
