@@ -157,8 +157,9 @@ class Imagination:
 
     def _new_sprite(self, rng: Random, scene: Scene) -> Sprite:
         present = {t.sprite.index for t in scene.things}
-        hang = self.hanging and PLACES[scene.place].outdoor and rng.random() < 0.22
-        pool = self.hanging if hang else self.standing
+        hang = PLACES[scene.place].outdoor and rng.random() < 0.22
+        unused = any(s.index not in present for s in self.hanging)
+        pool = self.hanging if hang and unused else self.standing
         while (sprite := rng.choice(pool)).index in present:
             continue
         return sprite

@@ -1,0 +1,273 @@
+"""ToyScenes: exact, repeatable examples whose words fit their pictures."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from train.data.toy import ToyScenes
+from train.data.toy_language import HELD_OUT, PHRASINGS, SYNONYMS
+from train.data.toy_scenes import FAMILIES, is_held_out
+from train.data.toy_sprites import COLOURS, vocabulary
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return ToyScenes(size=64)
+
+
+@pytest.fixture(scope="module")
+def batch(scenes):
+    return scenes.batch(range(96))
+
+
+@pytest.fixture(scope="module")
+def examples(scenes):
+    return [scenes.example(i) for i in range(600)]
+
+
+@pytest.fixture(scope="module")
+def test_examples():
+    scenes = ToyScenes(split="test", size=64)
+    return [scenes.example(i) for i in range(600)]
+
+
+def pairs_shown(example):
+    """Every (object, family) and (object, place) pair that an example shows."""
+    yield example.main.name, example.family
+    for scene in (example.source, example.target):
+        for thing in scene.things:
+            yield thing.sprite.name, ToyScenes.places[scene.place]
+
+
+def says(instruction, name):
+    words = instruction.lower()
+    return any(n.lower() in words for n in (name, *SYNONYMS.get(name, ())))
+
+
+def test_the_vocabulary_is_large_and_its_starter_is_balanced():
+    sprites = vocabulary()
+    assert len(sprites) >= 320
+    assert len({s.name for s in sprites}) == len(sprites)
+    starter = [s.category for s in sprites[:48]]
+    assert len(set(starter)) == len({s.category for s in sprites})
+    assert max(starter.count(c) for c in starter) <= 12
+
+
+def test_sizes_of_the_world(scenes):
+    assert scenes.names == [s.name for s in vocabulary()[:48]]
+    assert len(scenes.places) >= 12
+    assert scenes.families == FAMILIES
+    assert len(ToyScenes(size=64, objects=320).names) == 320
+
+
+def test_every_family_has_enough_phrasings():
+    assert all(len(set(texts)) >= 10 + HELD_OUT for texts in PHRASINGS.values())
+
+
+def test_shapes_and_types(batch):
+    assert batch.source.shape == batch.target.shape == (96, 3, 64, 64)
+    assert batch.source.dtype == batch.target.dtype == torch.uint8
+    assert batch.mask.shape == (96, 64, 64) and batch.mask.dtype == torch.bool
+    for depth in (batch.source_depth, batch.target_depth):
+        assert depth.shape == (96, 64, 64) and depth.dtype == torch.float32
+        assert depth.min() >= 0 and depth.max() <= 1
+    assert batch.label.dtype == torch.int64 and batch.label.max() < 48
+
+
+def test_the_same_index_gives_the_same_bytes(batch):
+    again = ToyScenes(size=64).batch(range(96))
+    for name in ("source", "target", "mask", "source_depth", "target_depth", "label"):
+        assert torch.equal(getattr(again, name), getattr(batch, name))
+    assert again.instruction == batch.instruction
+    assert again.target_caption == batch.target_caption
+
+
+@pytest.mark.parametrize("size", [64, 112])
+def test_bytes_do_not_depend_on_the_rest_of_the_batch(size):
+    scenes = ToyScenes(size=size)
+    together = scenes.batch([3, 50, 7, 7, 21, 40, 11])
+    for row, index in enumerate([3, 50, 7, 7, 21, 40, 11]):
+        alone = scenes.batch([index])
+        assert torch.equal(alone.source[0], together.source[row])
+        assert torch.equal(alone.target[0], together.target[row])
+        assert torch.equal(alone.target_depth[0], together.target_depth[row])
+
+
+def test_splits_and_seeds_differ(batch):
+    for other in (ToyScenes(size=64, seed=1), ToyScenes(size=64, split="validation")):
+        assert other.batch(range(16)).instruction != batch.instruction[:16]
+
+
+def test_the_mask_is_where_pixels_change(batch):
+    changed = (batch.source != batch.target).any(1)
+    assert not (changed & ~batch.mask).any()
+    assert changed.flatten(1).any(1).all()
+    # At 64 px the mask grows the change by one pixel, no more.
+    near = torch.nn.functional.max_pool2d(changed[:, None].float(), 3, 1, 1)[:, 0] > 0
+    assert torch.equal(batch.mask, near)
+
+
+def test_local_edits_leave_most_of_the_picture(batch):
+    shares = batch.mask.float().mean((1, 2))
+    for share, family in zip(shares, batch.family, strict=True):
+        assert share > 0.5 if family == "place" else family == "weather" or share < 0.6
+
+
+def test_every_family_appears(examples, test_examples):
+    assert {e.family for e in examples} == set(FAMILIES)
+    assert {e.family for e in test_examples} == set(FAMILIES)
+    only = ToyScenes(size=64, families=["move"])
+    assert {only.example(i).family for i in range(20)} == {"move"}
+
+
+def test_held_out_pairs_are_never_trained_on(examples):
+    shown = {pair for e in examples for pair in pairs_shown(e)}
+    assert len(shown) > 500
+    assert not [pair for pair in shown if is_held_out(*pair)]
+
+
+def test_about_15_percent_of_pairs_are_held_out():
+    pairs = [(s.name, other) for s in vocabulary() for other in (*FAMILIES, *ToyScenes.places)]
+    share = sum(is_held_out(*pair) for pair in pairs) / len(pairs)
+    assert 0.13 < share < 0.17
+
+
+def test_the_test_split_says_what_is_new(test_examples):
+    kinds = [e.held_out for e in test_examples]
+    assert 0.4 < kinds.count("") / len(kinds) < 0.6
+    assert min(kinds.count("phrasing"), kinds.count("pair")) > 100
+    for example in test_examples:
+        new = any(is_held_out(*pair) for pair in pairs_shown(example))
+        assert new == (example.held_out == "pair")
+
+
+def test_held_out_phrasings_are_never_trained_on(examples, test_examples):
+    held_out = {"without the", "in the place of", "relocate", "bring on the", "transport the scene"}
+    trained = " | ".join(e.instruction.lower() for e in examples)
+    tested = " | ".join(e.instruction.lower() for e in test_examples if e.held_out == "phrasing")
+    assert not [words for words in held_out if words in trained]
+    assert [words for words in held_out if words in tested]
+
+
+def test_instructions_name_the_right_objects(examples):
+    for e in examples:
+        if e.family not in ("place", "weather"):
+            assert says(e.instruction, e.main.name), e.instruction
+        if e.family == "replace":
+            gone = {t.sprite for t in e.source.things} - {t.sprite for t in e.target.things}
+            assert says(e.instruction, gone.pop().name), e.instruction
+        if e.family == "recolour":
+            assert e.edited.colour in e.instruction.lower()
+
+
+def test_no_object_appears_twice_in_a_scene(examples):
+    for e in examples:
+        for scene in (e.source, e.target):
+            names = [t.sprite.name for t in scene.things]
+            assert len(set(names)) == len(names)
+
+
+def test_scenes_change_as_the_family_says(examples):
+    for e in examples:
+        before, after = len(e.source.things), len(e.target.things)
+        assert after - before == {"add": 1, "remove": -1}.get(e.family, 0)
+        assert (e.source.place != e.target.place) == (e.family == "place")
+        assert (e.source.weather != e.target.weather) == (e.family == "weather")
+        if e.family == "resize":
+            old = next(t for t in e.source.things if t.sprite is e.main)
+            grew = e.edited.side > old.side
+            words = e.instruction.lower()
+            growing = ("bigger", "larger", "enlarge", " up", "increase", "grow")
+            assert grew == any(word in words for word in growing), e.instruction
+
+
+def test_positions_are_where_the_words_say(examples):
+    columns = {"left": (0, 0.4), "right": (0.6, 1), "middle": (0.35, 0.65), "center": (0.35, 0.65)}
+    seen = 0
+    for e in examples:
+        words = e.instruction.lower().rstrip(".?").removesuffix(", please").split()
+        if e.family in ("add", "move") and words[-1] in columns:
+            low, high = columns[words[-1]]
+            assert low <= e.edited.x <= high, e.instruction
+            seen += 1
+    assert seen > 30
+
+
+def test_placed_objects_match_their_scene(batch, scenes):
+    for i in range(96):
+        example = scenes.example(i)
+        placed = batch.objects[i]
+        assert sorted(o.name for o in placed) == sorted(
+            t.sprite.name for t in example.target.things
+        )
+        assert all(
+            0 <= o.box[0] < o.box[2] <= 64 and 0 <= o.box[1] < o.box[3] <= 64 for o in placed
+        )
+        assert all(o.colour is None or o.colour in COLOURS for o in placed)
+        if batch.edited[i] is None:
+            assert batch.family[i] in ("remove", "place", "weather")
+        else:
+            assert placed[batch.edited[i]].sprite == batch.label[i]
+        for name in (o.name for o in placed):
+            assert name in batch.target_caption[i]
+
+
+def test_a_new_object_lies_inside_the_mask(batch):
+    for i, family in enumerate(batch.family):
+        if family in ("add", "replace"):
+            x0, y0, x1, y1 = batch.objects[i][batch.edited[i]].box
+            inside = batch.mask[i, int(y0) : int(y1), int(x0) : int(x1)]
+            assert inside.float().mean() > 0.3
+            rows = batch.mask[i].any(1).nonzero()
+            assert abs(rows.min() - y0) < 3 or family == "replace"
+
+
+def test_depth_puts_near_things_in_front(batch):
+    for i, placed in enumerate(batch.objects):
+        standing = [o for o in placed if vocabulary()[o.sprite].category != "sky"]
+        depths = [o.depth for o in standing]
+        assert depths == sorted(depths)
+        bottoms = [o.box[3] for o in standing]
+        assert bottoms == sorted(bottoms)
+        if standing:
+            x0, y0, x1, y1 = standing[-1].box
+            inside = batch.target_depth[i, int(y0) : int(y1), int(x0) : int(x1)]
+            own = torch.isclose(inside, torch.tensor(standing[-1].depth), atol=1e-6)
+            assert own.float().mean() > 0.2
+
+
+def test_the_ground_comes_nearer_downwards(scenes):
+    empty = [e for e in map(scenes.example, range(300)) if not e.source.things]
+    _, depth = scenes.render([e.source for e in empty])
+    middle = depth[:, :, 32]
+    assert (middle[:, -1] > 0.95).all()
+    assert (middle[:, 44:].diff(dim=1) >= 0).all()
+    assert (middle[:, 0] < 0.35).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split": "dev"}, "train, validation, test"),
+        ({"size": 100}, "multiple of 16"),
+        ({"size": 1024}, "from 64 to 512"),
+        ({"objects": 4}, "objects must be from 8"),
+        ({"families": ["add", "explode"]}, "explode"),
+    ],
+)
+def test_bad_options_are_explained(options, message):
+    with pytest.raises(ValueError, match=message):
+        ToyScenes(**options)
+
+
+def test_the_smallest_vocabulary_works():
+    batch = ToyScenes(split="test", size=64, objects=8).batch(range(24))
+    assert len(batch.instruction) == 24
+
+
+def test_data_does_not_need_the_interface():
+    code = "import sys, train.data.toy, train.data.toy_preview; print('gradio' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
