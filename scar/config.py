@@ -270,7 +270,7 @@ PRESETS: dict[str, ScarConfig] = {
     # The embedded family: 128 px, 8 x 8 tokens, 4 x 4 prefix; what two CPU cores can train and serve.
     "toy-next-token": ScarConfig(
         NextTokenConfig(8, 4, 256),
-        VQConfig(128, codebook_size=2048, autoencoder=_TOY_AUTOENCODER),
+        VQConfig(128, codebook_size=1024, autoencoder=_TOY_AUTOENCODER),
         encoder=_TOY_ENCODER,
         condition=_TOY_CONDITION,
     ),

@@ -24,6 +24,7 @@ class NextSetTransformer(nn.Module):
         prefix_grid: cells a side of the visual prefix; 0 without one.
     """
 
+    paradigm = "next-set"
     reads_pooled = True
 
     def __init__(self, config: NextSetConfig, tokenizer: MultiScaleVQConfig, prefix_grid: int):

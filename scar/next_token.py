@@ -18,6 +18,7 @@ class NextTokenTransformer(nn.Module):
         prefix_grid: cells a side of the visual prefix; 0 without one.
     """
 
+    paradigm = "next-token"
     reads_pooled = False
 
     def __init__(self, config: NextTokenConfig, tokenizer: VQConfig, prefix_grid: int):

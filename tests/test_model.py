@@ -1,0 +1,275 @@
+"""The method: masks, causality, cache, losses, gradients."""
+
+from __future__ import annotations
+
+
+import pytest
+import torch
+
+from scar.checkpoint import build_model, build_tokenizer, configure, load_model, save_model
+from scar.conditioning import Drop, Text
+from scar.config import Sampling
+from scar.encoder import feature_shape
+from scar.layers import set_mask
+from scar.model import Batch
+
+TINY = {"backbone": {"layers": 2, "heads": 2, "width": 32}, "tokenizer": {"codebook_size": 64}}
+PARADIGMS = ("toy-next-token", "toy-next-set")
+
+
+def tiny(preset: str, **changes):
+    torch.manual_seed(0)
+    config = configure(preset, {**TINY, **changes})
+    tokenizer = build_tokenizer(config.tokenizer).eval().requires_grad_(False)
+    model = build_model(config, for_training=True).eval()
+    for name, parameter in model.named_parameters():
+        if "output" in name or "head." in name or "ada_lin" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return config, tokenizer, model
+
+
+def batch_for(config, tokenizer, size=2, seed=0, words=(3, 5)) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    grid, channels = feature_shape(config.encoder)
+    slots = max(words)
+    valid = torch.stack([torch.arange(slots) >= slots - words[i % len(words)] for i in range(size)])
+    text = torch.randn(size, slots, 384, generator=generator) * valid.unsqueeze(-1)
+    count = sum(config.tokenizer.set_sizes)
+    tokens = torch.randint(config.tokenizer.codebook_size, (size, count), generator=generator)
+    none = torch.zeros(size, dtype=torch.bool)
+    return Batch(
+        torch.randn(size, grid, grid, channels, generator=generator),
+        torch.randn(size, grid, grid, channels, generator=generator),
+        Text(text, valid),
+        torch.full((size,), -1),
+        tokens,
+        tokenizer.inputs(tokens),
+        torch.ones(size, count),
+        Drop(none, none),
+    )
+
+
+def prefix_of(model, batch):
+    return model.conditioner(model.compressor(batch.source), batch.text, batch.label, batch.drop)
+
+
+def logits_of(model, batch):
+    prefix = prefix_of(model, batch)
+    hidden = model.backbone(prefix, batch.inputs)
+    return model.backbone.logits(hidden[:, -batch.tokens.shape[1] :], prefix)
+
+
+def test_mask_of_sets_of_size_one_is_a_triangle_below_a_full_prefix():
+    mask = set_mask(torch.ones(1, 3, dtype=torch.bool), (1, 1, 1))[0, 0]
+    expected = [
+        [1, 1, 1, 0, 0],
+        [1, 1, 1, 0, 0],
+        [1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 0],
+        [1, 1, 1, 1, 1],
+    ]
+    assert mask.int().tolist() == expected
+
+
+def test_mask_of_growing_sets_is_a_staircase_and_hides_padding():
+    valid = torch.tensor([[True, False, True]])
+    mask = set_mask(valid, (1, 2, 3))[0, 0]
+    assert mask[:3, 3:].sum() == 0
+    assert mask[3, [0, 2, 3, 4]].all() and not mask[3, 5:].any()
+    assert mask[5:, [0, 2, 3, 4, 5, 6, 7]].all()
+    assert mask[:, 1].nonzero().flatten().tolist() == [1]
+
+
+@pytest.mark.parametrize("preset", PARADIGMS)
+def test_no_prediction_depends_on_its_own_set_or_later_ones(preset):
+    config, tokenizer, model = tiny(preset)
+    batch = batch_for(config, tokenizer)
+    before = logits_of(model, batch)
+    sizes = config.tokenizer.set_sizes
+    for index in (0, 1, len(sizes) // 2, len(sizes) - 2):
+        begin = sum(sizes[:index])
+        tokens = batch.tokens.clone()
+        tokens[:, begin] = (tokens[:, begin] + 1) % config.tokenizer.codebook_size
+        after = logits_of(model, batch._replace(inputs=tokenizer.inputs(tokens)))
+        end = begin + sizes[index]
+        assert torch.allclose(before[:, :end], after[:, :end], atol=1e-5)
+        assert not torch.allclose(before[:, end:], after[:, end:], atol=1e-3)
+
+
+@pytest.mark.parametrize("preset", PARADIGMS)
+def test_prefix_and_text_see_each_other_and_no_target(preset):
+    config, tokenizer, model = tiny(preset)
+    batch = batch_for(config, tokenizer, words=(4,))
+    visual = (feature_shape(config.encoder)[0] // config.compressor.factor) ** 2
+
+    def hidden(b):
+        return model.backbone(prefix_of(model, b), b.inputs)
+
+    base = hidden(batch)
+    other_text = hidden(batch._replace(text=batch.text._replace(tokens=-batch.text.tokens)))
+    other_image = hidden(batch._replace(source=batch.source.flip(1)))
+    other_target = hidden(batch._replace(inputs=tokenizer.inputs(batch.tokens.flip(1))))
+    prefix = visual + batch.text.valid.shape[1]
+    assert not torch.allclose(base[:, :visual], other_text[:, :visual], atol=1e-4)
+    assert not torch.allclose(base[:, visual:prefix], other_image[:, visual:prefix], atol=1e-4)
+    assert torch.allclose(base[:, :prefix], other_target[:, :prefix], atol=1e-6)
+
+
+@pytest.mark.parametrize("preset", PARADIGMS)
+def test_padding_changes_nothing(preset):
+    config, tokenizer, model = tiny(preset)
+    batch = batch_for(config, tokenizer, words=(3,))
+    pad = torch.nn.functional.pad
+    longer = Text(pad(batch.text.tokens, (0, 0, 4, 0)), pad(batch.text.valid, (4, 0)))
+    assert torch.allclose(logits_of(model, batch), logits_of(model, batch._replace(text=longer)), atol=1e-5)
+
+
+@pytest.mark.parametrize("preset", PARADIGMS)
+def test_cached_decoding_equals_the_full_forward(preset):
+    config, tokenizer, model = tiny(preset)
+    batch = batch_for(config, tokenizer)
+    prefix, backbone = prefix_of(model, batch), model.backbone
+    cache = backbone.cache(prefix)
+    steps, known = [backbone.logits(backbone.prefill(prefix, cache), prefix)], 0
+    for index, size in enumerate(backbone.set_sizes[:-1]):
+        known += size
+        hidden = backbone.step(tokenizer.next_input(batch.tokens[:, :known]), index + 1, prefix, cache)
+        steps.append(backbone.logits(hidden, prefix))
+    assert torch.allclose(torch.cat(steps, 1), logits_of(model, batch), atol=1e-4)
+
+
+@pytest.mark.parametrize("preset", PARADIGMS)
+def test_greedy_decoding_follows_the_full_forward(preset):
+    config, tokenizer, model = tiny(preset)
+    batch = batch_for(config, tokenizer)
+    sampling = Sampling(guidance=1.0, temperature=0.0)
+    parts = list(
+        model.generate(batch.source, batch.text, batch.label, tokenizer, sampling, torch.Generator())
+    )
+    assert [part.shape[1] for part in parts] == torch.tensor(config.tokenizer.set_sizes).cumsum(0).tolist()
+    tokens = parts[-1].clone()
+    full = logits_of(model, batch._replace(tokens=tokens, inputs=tokenizer.inputs(tokens)))
+    assert (full.argmax(-1) == tokens).float().mean() > 0.99
+
+
+@pytest.mark.parametrize("preset", PARADIGMS)
+def test_forced_tokens_stay_and_seeds_repeat(preset):
+    config, tokenizer, model = tiny(preset)
+    batch = batch_for(config, tokenizer)
+    where = torch.arange(batch.tokens.shape[1]).expand_as(batch.tokens) % 3 == 0
+
+    def run(seed):
+        generator = torch.Generator().manual_seed(seed)
+        forced = (batch.tokens, where)
+        conditions = (batch.source, batch.text, batch.label)
+        *_, tokens = model.generate(*conditions, tokenizer, Sampling(2.0), generator, forced)
+        return tokens
+
+    assert torch.equal(run(1)[where], batch.tokens[where])
+    assert torch.equal(run(1), run(1))
+    assert not torch.equal(run(1), run(2))
+
+
+@pytest.mark.parametrize("preset", PARADIGMS)
+def test_losses_and_where_their_gradients_go(preset):
+    config, tokenizer, model = tiny(preset)
+    batch = batch_for(config, tokenizer)
+
+    def touched(name):
+        model.zero_grad(set_to_none=True)
+        getattr(model(batch), name).backward()
+        parts = ("compressor", "conditioner", "backbone", "upsampler")
+        return {
+            part
+            for part in parts
+            if any(p.grad is not None and p.grad.abs().sum() > 0 for p in getattr(model, part).parameters())
+        }
+
+    assert touched("ce") == {"compressor", "conditioner", "backbone"}
+    assert touched("preservation") == {"compressor", "upsampler"}
+    assert touched("alignment") == {"compressor", "conditioner", "backbone"}
+
+
+def test_alignment_target_is_detached_unless_asked():
+    detached = {}
+    for detach in (True, False):
+        config, tokenizer, model = tiny("toy-next-token", losses={"detach_target": detach})
+        batch = batch_for(config, tokenizer)
+        # With every image prefix dropped from the slots, only the target side could reach the compressor.
+        batch = batch._replace(drop=Drop(torch.tensor([True, False]), torch.zeros(2, dtype=torch.bool)))
+        batch = batch._replace(source=torch.zeros_like(batch.source))
+        model(batch).alignment.backward()
+        detached[detach] = model.compressor.conv.weight.grad.abs().sum()
+    assert detached[True] == 0 and detached[False] > 0
+
+
+def test_weights_choose_which_tokens_count():
+    config, tokenizer, model = tiny("toy-next-token")
+    batch = batch_for(config, tokenizer)
+    first = torch.zeros_like(batch.weights)
+    first[:, 0] = 1
+    expected = torch.nn.functional.cross_entropy(logits_of(model, batch)[:, 0], batch.tokens[:, 0])
+    assert torch.allclose(model(batch._replace(weights=first)).ce, expected, atol=1e-5)
+
+
+def test_dropped_conditions_are_replaced_by_the_nulls():
+    config, tokenizer, model = tiny("toy-next-token")
+    batch = batch_for(config, tokenizer)
+    drop = Drop(torch.tensor([True, False]), torch.tensor([False, True]))
+    prefix = prefix_of(model, batch._replace(drop=drop))
+    kept = prefix_of(model, batch)
+    visual = model.conditioner.null_visual.shape[0]
+    assert torch.allclose(prefix.slots[0, :visual], model.conditioner.null_visual)
+    assert torch.equal(prefix.slots[1, :visual], kept.slots[1, :visual])
+    assert torch.equal(prefix.slots[0, visual:], kept.slots[0, visual:])
+    assert not torch.allclose(prefix.slots[1, visual:], kept.slots[1, visual:])
+
+
+@pytest.mark.parametrize("preset", PARADIGMS)
+def test_a_class_takes_one_slot_and_changes_the_image(preset):
+    config, tokenizer, model = tiny(preset, condition={"classes": 7})
+    batch = batch_for(config, tokenizer)._replace(label=torch.tensor([3, -1]))
+    prefix = prefix_of(model, batch)
+    text = batch.text.valid.shape[1]
+    assert prefix.valid[0, -text:].tolist() == [False] * (text - 1) + [True]
+    assert prefix.valid[1, -text:].tolist() == batch.text.valid[1].tolist()
+    changed = logits_of(model, batch._replace(label=torch.tensor([4, -1])))
+    base = logits_of(model, batch)
+    assert not torch.allclose(base[0], changed[0], atol=1e-4)
+    assert torch.allclose(base[1], changed[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["conv+resize", "conv", "resize", "pixel_unshuffle"])
+@pytest.mark.parametrize("factor", [1, 2, 4])
+def test_every_compressor_trains_and_shortens_the_prefix(kind, factor):
+    config, tokenizer, model = tiny("toy-next-token", compressor={"kind": kind, "factor": factor})
+    batch = batch_for(config, tokenizer)
+    grid = feature_shape(config.encoder)[0]
+    assert model.compressor(batch.source).shape[1:3] == (grid // factor, grid // factor)
+    total = sum(model(batch))
+    total.backward()
+    assert torch.isfinite(total)
+
+
+@pytest.mark.parametrize("preset", PARADIGMS)
+def test_saved_weights_are_for_inference_and_come_back(preset, tmp_path):
+    config, tokenizer, model = tiny(preset)
+    save_model(model, config, tmp_path)
+    back = load_model(config, tmp_path)
+    assert not any(key.startswith(("upsampler", "align")) for key in back.state_dict())
+    for key, value in back.state_dict().items():
+        assert torch.allclose(value, model.state_dict()[key], rtol=1e-2, atol=1e-6)
+
+
+@pytest.mark.parametrize("preset", PARADIGMS)
+def test_one_batch_can_be_learned(preset):
+    config, tokenizer, model = tiny(preset)
+    model.train()
+    batch = batch_for(config, tokenizer)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    first = model(batch).ce.item()
+    for _ in range(80):
+        optimizer.zero_grad()
+        sum(model(batch)).backward()
+        optimizer.step()
+    assert model(batch).ce.item() < 0.25 * first
