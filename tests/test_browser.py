@@ -302,3 +302,49 @@ def test_painting_a_region_keeps_every_pixel_outside(page, tmp_path):
     left = (0, 0, 64, 128)
     assert image.convert("RGB").crop(left).tobytes() == scene().crop(left).tobytes()
     assert image.convert("RGB").tobytes() != scene().tobytes()
+
+
+def test_a_map_is_shown_before_a_picture_is_made_from_it(page, tmp_path):
+    page.get_by_role("tab", name="Control to image").click()
+    page.click("#control-examples button >> nth=0")
+    page.wait_for_selector("#control-map img")
+    assert page.query_selector("#control-stage .stage.done") is None
+    page.fill("#control-prompt textarea", "a cat on a beach")
+    page.click("#control-run")
+    page.wait_for_selector("#control-download:not([disabled])")
+    with page.expect_download() as download:
+        page.click("#control-download")
+    parameters = json.loads(Image.open(download.value.path()).info["parameters"])
+    assert parameters["prompt"] == "a cat on a beach" and parameters["control"] == "canny"
+    keep(page, "control")
+
+
+def test_a_class_can_be_chosen_instead_of_a_sentence(page):
+    page.get_by_role("tab", name="Control to image").click()
+    page.click("#control-examples button >> nth=0")
+    page.wait_for_selector("#control-map img")
+    page.get_by_label("Class", exact=True).check()
+    page.wait_for_selector("#control-class input")
+    page.click("#control-run")
+    page.get_by_text("Please choose a class").wait_for()
+    page.click("#control-class input")
+    page.get_by_role("option", name="red apple").click()
+    page.click("#control-run")
+    page.wait_for_selector("#control-stage .stage.done")
+
+
+def test_two_models_are_compared_on_one_picture_and_seed(page):
+    page.get_by_role("tab", name="Compare").click()
+    page.click("#compare-examples button >> nth=0")
+    page.wait_for_selector("#compare-source img")
+    page.click("#compare-run")
+    for side in ("left", "right"):
+        page.wait_for_selector(f"#compare-stage-{side} .stage.done")
+        assert "memory" in page.inner_text(f"#compare-status-{side}")
+        assert "seed 0" in page.inner_text(f"#compare-status-{side}")
+    keep(page, "compare")
+
+
+def test_about_tells_the_limits(page):
+    page.get_by_role("tab", name="About").click()
+    page.get_by_text("megapixels").wait_for()

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from starlette.middleware import Middleware
 
+from scar.images import InputError
+from scar.studio import views
+from scar.studio.about import about_tab
 from scar.studio.api import PublicApi
+from scar.studio.compare import CompareTab
+from scar.studio.control import ControlTab
 from scar.studio.edit import EditTab
 from scar.studio.examples import load_scenes
 from scar.studio.guard import Guard
 from scar.studio.library import Library
+from scar.studio.panel import SAMPLING, SettingsPanel
 from scar.studio.theme import CSS, HEAD, THEME
-from scar.studio.workbench import results_folder
+from scar.studio.workbench import QUIET, results_folder
 
 QUEUE = 64
 
@@ -32,15 +39,35 @@ def build_studio(
     library = models if isinstance(models, Library) else Library(models)
     scenes = load_scenes(assets / "examples", results_folder()) if assets else []
     with gr.Blocks(title="SCAR Studio", fill_width=True, delete_cache=(600, 4 * 3600)) as studio:
-        gr.HTML(
-            '<header class="masthead"><h1>SCAR</h1>'
-            "<p>Say what should change. Watch it happen.</p></header>"
-        )
-        with gr.Tabs(elem_id="tabs"), gr.Tab("Edit", id="edit"):
-            EditTab(library, scenes)
+        with gr.Row(elem_classes="masthead"):
+            gr.HTML("<h1>SCAR</h1><p>Say what should change. Watch it happen.</p>")
+            badge = gr.HTML(views.badge(library.names[0], None), elem_id="badge")
+        with gr.Tabs(elem_id="tabs"):
+            with gr.Tab("Edit", id="edit"):
+                edit = EditTab(library, scenes)
+            with gr.Tab("Control to image", id="control"):
+                control = ControlTab(library, scenes)
+            with gr.Tab("Compare", id="compare"):
+                CompareTab(library, scenes)
+            with gr.Tab("About", id="about"):
+                about_tab(assets / "MODEL_CARD.md" if assets else None)
         PublicApi(library)
+        panels = [edit.bench.panel, control.bench.panel]
+        sampling = [component for panel in panels for component in panel.sampling]
+        studio.load(partial(_welcome, library, panels), None, [badge, *sampling], **QUIET)
     studio.queue(max_size=QUEUE, default_concurrency_limit=1, api_open=False)
     return studio
+
+
+def _welcome(library: Library, panels: list[SettingsPanel]) -> list:
+    """The badge, and for every panel the sampling the first model likes best."""
+    name = library.names[0]
+    try:
+        pipe = library.get(name)
+    except InputError as error:
+        return [views.badge(name, None, str(error)), *[gr.skip()] * len(SAMPLING) * len(panels)]
+    best = [getattr(pipe.defaults, field) for field in SAMPLING]
+    return [views.badge(name, pipe), *best * len(panels)]
 
 
 def launch_studio(

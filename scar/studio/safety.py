@@ -55,10 +55,11 @@ def explain(error: Exception) -> str:
     if isinstance(error, InputError | WeightsError):
         return str(error)
     log.error("a run failed", exc_info=error)
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    kind = type(error).__name__  # by name: the studio starts before torch is imported
+    if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
         return "The device is out of memory; try a smaller picture, or again in a moment."
-    if isinstance(error, FloatingPointError):
-        return "The model produced numbers that are not finite; try another seed."
+    if kind == "SamplingError":
+        return "The model produced values that are not finite; try another seed or less guidance."
     if isinstance(error, FileNotFoundError):
         return "A file of the model is missing; the log of the server says which."
     return "Something went wrong inside the program; the log of the server says what."

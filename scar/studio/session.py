@@ -161,7 +161,7 @@ def _run(
         "top_p": settings.top_p,
     }
     unit = "scale" if pipe.paradigm == "next-set" else "token"
-    every = max(1, pipe.total_tokens // PREVIEWS)
+    every = 1 if unit == "scale" else max(1, pipe.total_tokens // PREVIEWS)
     for variant in range(1, settings.variants + 1):
         start = time.perf_counter()
         yield Progress(None, 0, 1, 0, 0.0, unit, variant, settings.variants)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 from html import escape
 from io import BytesIO
+from typing import Any
 
 from PIL import Image
 
@@ -46,15 +47,26 @@ def stage_result(result: Result, compare: bool = True) -> str:
     after = _image(full_url(result.image), f"After: {what}", "after")
     if not compare:
         return _stage("done", result.image.size, after)
-    before = _image(full_url(result.before), "Before", "before")
+    left = "Map" if result.parameters.get("task") == "generate" else "Before"
+    before = _image(full_url(result.before), left, "before")
     slider = (
         '<input type="range" min="0" max="100" value="50" step="1" '
         'aria-label="Compare before and after: position of the divider" '
         "oninput=\"this.parentNode.style.setProperty('--cut', this.value + '%')\">"
     )
-    tags = '<span class="tag left">Before</span><span class="tag right">After</span>'
+    tags = f'<span class="tag left">{left}</span><span class="tag right">After</span>'
     line = '<span class="divider" aria-hidden="true"></span>'
     return _stage("done compare", result.image.size, after + before + line + tags + slider)
+
+
+def badge(name: str, pipe: Any | None, problem: str | None = None) -> str:
+    """Which model serves, where it runs and whether it is there."""
+    if problem:
+        return f'<span class="badge wrong" title="{escape(problem)}">{escape(name)}: missing</span>'
+    if pipe is None:
+        return f'<span class="badge">{escape(name)}: loading …</span>'
+    facts = f"{name} · {pipe.size} px · {pipe.device}"
+    return f'<span class="badge ready">{escape(facts)}</span>'
 
 
 def status_idle(text: str = "Ready") -> str:
@@ -82,13 +94,14 @@ def status_progress(progress: Progress) -> str:
     return _status("busy", _spans(parts), progress.step / progress.total)
 
 
-def status_done(result: Result) -> str:
+def status_done(result: Result, note: str = "") -> str:
     seconds = max(result.seconds, 1e-6)
     parts = [
         f"<b>{result.tokens} tokens</b>",
         f"{result.seconds:.1f} s",
         f"{result.tokens / seconds:.0f} tokens/s",
         f"seed {result.parameters['seed']}",
+        *([escape(note)] if note else []),
     ]
     return _status("done", _spans(parts), 1)
 
@@ -119,6 +132,13 @@ def chips(sentences: list[str]) -> str:
         for index, sentence in enumerate(sentences)
     )
     return f'<div class="chips" role="group" aria-label="Suggestions">{buttons}</div>'
+
+
+def notes(text: str, more: str, lines: list[str]) -> str:
+    """Small print, with `lines` folded away under `more` if there are any."""
+    folded = "".join(f"<p>{escape(line)}</p>" for line in lines)
+    folded = f"<details><summary>{escape(more)}</summary>{folded}</details>" if lines else ""
+    return f'<div class="note"><p>{escape(text)}</p>{folded}</div>'
 
 
 def preview_url(image: Image.Image) -> str:

@@ -1,0 +1,205 @@
+"""The Control tab: a picture becomes a map, and the map with some words a new picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from preprocessors import PREPROCESSORS, preprocess
+from scar.images import InputError, open_image
+from scar.studio import views
+from scar.studio.examples import Scene
+from scar.studio.library import Library
+from scar.studio.safety import SafeImage, Upload, explain
+from scar.studio.session import MAX_PROMPT, check_prompt
+from scar.studio.workbench import QUIET, SEND_INDEX, Run, Workbench
+
+MAP_SIDE = 512  # longer side of a map
+LABELS = {
+    "canny": "Canny",
+    "depth": "Depth",
+    "hed": "HED",
+    "sketch": "Sketch",
+    "lineart": "Lineart",
+    "none": "As it is",
+}
+SENTENCE, CLASS = "Sentence", "Class"
+
+
+class ControlTab:
+    """Builds the tab inside the current `gr.Blocks` and wires its events."""
+
+    def __init__(self, library: Library, scenes: list[Scene]):
+        self.library, self.scenes = library, scenes
+        self.bench = Workbench(library, "control")
+        with gr.Row(elem_classes="workspace"):
+            with gr.Column(min_width=320, elem_classes="pane"):
+                self._picture()
+                self._map()
+                self._words()
+                self.bench.controls("Generate")
+            with gr.Column(min_width=320, elem_classes="pane"):
+                self.bench.results()
+                with gr.Row(elem_classes="actions"):
+                    self.bench.save_button()
+                self.bench.history()
+        self._wire()
+
+    def _picture(self) -> None:
+        with gr.Row(elem_classes="twin"):
+            self.source = SafeImage(
+                label="Picture", sources=["upload", "clipboard"], height=240, min_width=140,
+                elem_id="control-source", buttons=[], alt_text="The picture a map is drawn from",
+                placeholder="Drop a picture",
+            )  # fmt: skip
+            self.map = gr.Image(
+                label="Map", format="png", height=240, min_width=140, interactive=False,
+                elem_id="control-map", buttons=["download", "fullscreen"],
+                alt_text="The control map the new picture will follow",
+            )  # fmt: skip
+        pictures = [(views.thumbnail_url(scene.image), scene.caption) for scene in self.scenes]
+        self.examples = gr.HTML(
+            views.strip(pictures), js_on_load=SEND_INDEX, elem_id="control-examples",
+            visible=bool(self.scenes),
+        )  # fmt: skip
+
+    def _map(self) -> None:
+        choices = [(LABELS[name], name) for name in PREPROCESSORS if _problem(name) is None]
+        self.kind = gr.Radio(choices, value="canny", label="Map", elem_id="control-kind")
+        self.about = gr.HTML(_describe("canny"), elem_id="control-about")
+        self.sliders: dict[tuple[str, str], gr.Slider] = {}
+        self.groups: dict[str, gr.Row] = {}
+        for name, preprocessor in PREPROCESSORS.items():
+            numbers = {k: p for k, p in preprocessor.parameters.items() if p.range}
+            with gr.Row(visible=name == "canny") as self.groups[name]:
+                for key, parameter in numbers.items():
+                    lowest, highest = parameter.range
+                    self.sliders[name, key] = gr.Slider(
+                        lowest, highest, value=parameter.default, step=1, min_width=140,
+                        label=key.capitalize(), info=parameter.help.capitalize() + ".",
+                    )  # fmt: skip
+
+    def _words(self) -> None:
+        with gr.Row():
+            self.by = gr.Radio(
+                [SENTENCE, CLASS], value=SENTENCE, label="Say it with a", elem_id="control-by",
+                min_width=120,
+            )  # fmt: skip
+            self.prompt = gr.Textbox(
+                label="What should it show?", placeholder="a cat and a red apple on a beach",
+                lines=1, max_lines=4, max_length=MAX_PROMPT, scale=3, elem_id="control-prompt",
+            )  # fmt: skip
+            self.label = gr.Dropdown(
+                [], label="Class", filterable=True, visible=False, scale=3, elem_id="control-class"
+            )
+
+    def _wire(self) -> None:
+        bench, sliders = self.bench, list(self.sliders.values())
+        drawing = [self.source, self.kind, *sliders]
+        drawn = [self.map, self.about, *self.groups.values()]
+        for trigger in (self.source.change, self.kind.change, *[s.release for s in sliders]):
+            trigger(self._draw, drawing, drawn, **QUIET)
+        self.examples.select(self._pick, None, [self.source, self.prompt], **QUIET)
+        self.by.change(
+            self._switch, [self.by, bench.panel.model], [self.prompt, self.label], **QUIET
+        )
+        bench.wire(
+            [bench.run.click, self.prompt.submit],
+            self._start,
+            self._events,
+            [*drawing, self.by, self.prompt, self.label, bench.panel.model, *bench.panel.inputs],
+        )
+        bench.strip.select(self._recall, bench.runs, bench.recall_outputs, **QUIET)
+
+    def _draw(self, upload: Upload | None, kind: str, *values: Any) -> dict:
+        groups = {
+            row: gr.update(visible=name == kind and bool(PREPROCESSORS[name].parameters))
+            for name, row in self.groups.items()
+        }
+        try:
+            drawn = None if upload is None else self._control_map(upload, kind, values)
+        except Exception as error:
+            return {**groups, self.map: None, self.about: views.status_error(explain(error))}
+        return {**groups, self.map: drawn, self.about: _describe(kind)}
+
+    def _control_map(self, upload: Upload, kind: str, values: tuple) -> Image.Image:
+        if kind not in PREPROCESSORS:
+            raise InputError(f"There is no map called '{kind}'.")
+        pairs = zip(self.sliders, values, strict=True)
+        mine = tuple((key, _whole(key, value)) for (name, key), value in pairs if name == kind)
+        return _drawn(upload.path, kind, mine)
+
+    def _switch(self, by: str, model: str) -> list:
+        if by == SENTENCE:
+            return [gr.update(visible=True), gr.update(visible=False)]
+        try:
+            classes = list(self.library.get(model).classes)
+        except InputError:
+            classes = []
+        choices = [(name, index) for index, name in enumerate(classes)]
+        return [gr.update(visible=False), gr.update(visible=True, choices=choices)]
+
+    def _start(self, upload: Upload | None, kind: str, *others: Any) -> dict:
+        count = len(self.sliders)
+        values, (by, prompt, label, *_) = others[:count], others[count:]
+        if upload is None:
+            raise InputError("Please choose a picture first: upload one or take an example.")
+        _meant(by, prompt, label)
+        shown = self._control_map(upload, kind, values)
+        return {self.bench.stage: views.stage_waiting(shown)}
+
+    def _events(self, upload: Upload, kind: str, *others: Any) -> Iterator[Any]:
+        count = len(self.sliders)
+        values, (by, prompt, label, model, *sampling) = others[:count], others[count:]
+        settings = self.bench.panel.settings(*sampling)
+        control_map = self._control_map(upload, kind, values)
+        words = _meant(by, prompt, label)
+        yield from self.library.generate(model, control_map, words, settings, kind)
+
+    def _pick(self, event: gr.EventData) -> list:
+        scene = self.scenes[event.index]
+        return [scene.path, scene.caption]
+
+    def _recall(self, runs: list[Run], event: gr.EventData) -> dict:
+        updates, _ = self.bench.recalled(runs, event.index)
+        return updates
+
+
+@lru_cache(maxsize=16)
+def _drawn(path: str, kind: str, values: tuple[tuple[str, int], ...]) -> Image.Image:
+    """The map of an uploaded file; a file's path holds its hash, so it never changes."""
+    return preprocess(kind, open_image(path), MAP_SIDE, **dict(values))
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
+        raise InputError(f"The {name} must be a whole number.")
+    return int(value)
+
+
+def _meant(by: str, prompt: str, label: int | None) -> str | int:
+    if by == SENTENCE:
+        return check_prompt(prompt, "Please say what the picture should show.")
+    if not isinstance(label, int):
+        raise InputError("Please choose a class.")
+    return label
+
+
+def _problem(name: str) -> str | None:
+    status = PREPROCESSORS[name].status()
+    return None if status.state == "ready" else status.reason
+
+
+def _describe(name: str) -> str:
+    """What the chosen map is and who draws it; then the maps that cannot be drawn here and why."""
+    preprocessor = PREPROCESSORS[name]
+    missing = [f"{LABELS[n]}: {_problem(n)}" for n in PREPROCESSORS if _problem(n)]
+    return views.notes(
+        f"{preprocessor.description} {preprocessor.status().reason}",
+        f"{len(missing)} more kinds of map are not available here",
+        missing,
+    )
