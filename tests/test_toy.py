@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from train.data.toy import ToyScenes
+from train.data.toy_edits import FAMILIES, is_held_out
 from train.data.toy_language import HELD_OUT, PHRASINGS, SYNONYMS
-from train.data.toy_scenes import FAMILIES, is_held_out
 from train.data.toy_sprites import COLOURS, vocabulary
 
 

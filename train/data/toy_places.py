@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .toy_paint import Painter, Seeds, hexcolour
+from .toy_paint import Painter, hexcolour
+from .toy_seeds import Seeds
 
 
 @dataclass(frozen=True)

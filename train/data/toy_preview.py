@@ -10,10 +10,11 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from .toy import ToyScenes
+from .toy_edits import FAMILIES
 from .toy_language import PHRASINGS, with_article
-from .toy_paint import DETAILS
 from .toy_places import PLACES, WEATHERS
-from .toy_scenes import FAMILIES, Scene, free_columns
+from .toy_scenes import Scene, free_columns
+from .toy_seeds import DETAILS
 from .toy_sprites import Sprite, sheet, vocabulary
 
 TILE = 184
