@@ -25,7 +25,7 @@ class Reconstruction(NamedTuple):
 
     images: Tensor  # (B, 3, H, W), not clamped
     commitment: Tensor  # scalar, |z - sg(code)|^2
-    latents: Tensor  # (M, code_dim): every vector that was quantised
+    latents: Tensor  # (M, code_dim): every vector that was quantised, with its gradient if it has one
     codes: Tensor  # (M,): the code each of them got
 
 
@@ -64,16 +64,19 @@ class VQTokenizer(nn.Module):
     def next_input(self, tokens: Tensor) -> Tensor:
         return tokens[:, -1:]
 
-    def reconstruct(self, images: Tensor) -> Reconstruction:
-        """Encode and decode with the straight-through estimator."""
+    def reconstruct(self, images: Tensor, continuous: Tensor) -> Reconstruction:
+        """Encode and decode with the straight-through estimator.
+
+        continuous: (B,) bool, the examples that skip the quantiser.
+        """
         z = self.latents(images)  # (B, N, d)
         tokens = nearest(z, self.codes())
         q = F.embedding(tokens, self.codes())
         commitment = F.mse_loss(z, q.detach())
+        step = (q - z).detach().masked_fill(continuous[:, None, None], 0)
         grid = self.config.grid
-        straight = (z + (q - z).detach()).mT.unflatten(2, (grid, grid))
-        images = self.decoder(self.post_quant_conv(straight))
-        return Reconstruction(images, commitment, z.detach().flatten(0, 1), tokens.flatten())
+        images = self.decoder(self.post_quant_conv((z + step).mT.unflatten(2, (grid, grid))))
+        return Reconstruction(images, commitment, z.flatten(0, 1), tokens.flatten())
 
     def latents(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, N, d), unit length."""
@@ -121,12 +124,17 @@ class MultiScaleVQTokenizer(nn.Module):
         canvas = F.interpolate(self.canvas(tokens), size=self.config.scales[scale], mode="area")
         return canvas.flatten(2).mT
 
-    def reconstruct(self, images: Tensor) -> Reconstruction:
-        """Encode and decode with the straight-through estimator."""
+    def reconstruct(self, images: Tensor, continuous: Tensor) -> Reconstruction:
+        """Encode and decode with the straight-through estimator.
+
+        continuous: (B,) bool, the examples that skip the quantiser.
+        """
         f = self.quant_conv(self.encoder(images)).float()
         tokens, canvas, latents = self.quantise(f)
         commitment = F.mse_loss(f, canvas.detach()) + F.mse_loss(canvas, f.detach())
-        images = self.pixels(f + (canvas - f).detach() + (canvas - canvas.detach()))
+        # The gradient reaches the encoder as if there were no quantiser, and phi through the canvas.
+        quantised = f + (canvas - f).detach() + (canvas - canvas.detach())
+        images = self.pixels(torch.where(continuous[:, None, None, None], f, quantised))
         codes = torch.cat([t.flatten() for t in self._split(tokens)])
         return Reconstruction(images, commitment, latents, codes)
 

@@ -74,7 +74,7 @@ def train(recipe: Recipe) -> Path:
             last = micro == recipe.accumulate - 1
             with nullcontext() if last else accelerator.no_sync(wrapped):
                 with accelerator.autocast():
-                    terms = wrapped(raw)
+                    terms = wrapped(raw, step)
                 accelerator.backward(sum(terms.values()) / recipe.accumulate)
             for name, term in terms.items():
                 losses[name] = losses.get(name, 0) + term.detach() / recipe.accumulate

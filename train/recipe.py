@@ -55,6 +55,8 @@ class Recipe:
     foreground: float = 0.0  # extra weight of tokens inside the edit mask (scar)
     perceptual: float = 1.0  # weight of the feature distance (tokenizer)
     commitment: float = 0.25  # weight of |z - sg(code)|^2 (tokenizer)
+    spread: float = 0.0  # weight that keeps the latents in all their dimensions (tokenizer)
+    continuous: int = 0  # steps over which the quantiser is phased in (tokenizer)
 
     seed: int = 0
     log_every: int = 10

@@ -58,7 +58,7 @@ class Report:
         batches = VALIDATION_EXAMPLES // size
         torch.manual_seed(0)
         for b in range(batches):
-            for name, value in objective(source.batch(range(b * size, (b + 1) * size))).items():
+            for name, value in objective(source.batch(range(b * size, (b + 1) * size)), step).items():
                 sums[name] = sums.get(name, 0.0) + float(value) / batches
         self._write(step, "validation", sums)
         picture = (
