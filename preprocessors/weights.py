@@ -46,7 +46,8 @@ DEPTH_ANYTHING = (
     "5426e4f0f36572d16453bbda7a8389317b1bef99",
 )
 
-# Revisions and hashes are those the repositories publish for these files.
+# Each hash is the one that independent public projects pinning the same file agree on; for
+# depth-anything also the one on the Hub's page of the file.
 PINNED = {
     pin.name: pin
     for pin in (
