@@ -30,15 +30,24 @@ def main() -> None:
     )  # fmt: skip
     arguments = parser.parse_args()
 
-    # Gradio reads these when it is imported. Its files get a folder of their own to be swept.
-    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    os.environ.setdefault("GRADIO_TEMP_DIR", str(Path(tempfile.gettempdir()) / "scar-studio"))
-    from scar.studio import Library, build_studio, launch_studio
+    with tempfile.TemporaryDirectory(prefix="scar-studio-") as folder:
+        # Gradio reads these when it is imported; its files get a folder that only we sweep.
+        os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        serve(arguments.host, arguments.port, arguments.model, Path(folder))
 
-    library = Library(models(arguments.model))
+
+def serve(host: str, port: int | None, extra: list[str], folder: Path) -> None:
+    """Serve until interrupted, with temporary files in `folder`."""
+    from scar.studio import Library, build_studio, launch_studio, start_sweeper
+
+    library = Library(models(extra))
     library.preload(library.names[0])
     studio = build_studio(library, ASSETS)
-    launch_studio(studio, arguments.host, arguments.port)
+    start_sweeper(folder)
+    address = launch_studio(studio, host, port)
+    print(f"SCAR studio on {address.replace('0.0.0.0', 'localhost')}", flush=True)
+    studio.block_thread()
 
 
 def models(extra: list[str]) -> dict[str, partial]:

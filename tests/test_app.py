@@ -1,11 +1,14 @@
 """The served studio over HTTP: endpoints, streaming, refusals, and the program's entry."""
 
 import json
+import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 from faults.fake_pipeline import FakePipeline, edited
 from faults.serving import scene, served
@@ -118,3 +121,22 @@ def test_the_entry_explains_itself_without_loading_anything():
     answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert answer.returncode == 0
     assert "--port" in answer.stdout and "--model" in answer.stdout
+
+
+def test_the_entry_serves_the_page_and_its_badge(tmp_path):
+    """The real program with whatever models are there; without weights it still answers."""
+    command = [sys.executable, ROOT / "app.py", "--host", "127.0.0.1", "--port", str(free_port())]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    try:
+        address = server.stdout.readline().rsplit(" ", 1)[-1].strip()
+        page = httpx.get(address, timeout=30)
+        assert page.status_code == 200 and "SCAR Studio" in page.text
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait(30)
+
+
+def free_port():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]

@@ -226,10 +226,10 @@ def test_the_library_loads_once_and_explains_what_it_cannot_load():
 
 
 def test_scenes_come_from_their_list(tmp_path):
-    assert load_scenes(tmp_path, tmp_path / "public") == []
+    assert load_scenes(tmp_path) == []
     picture().save(tmp_path / "one.png")
     entry = {"file": "one.png", "caption": "a meadow", "instructions": ["make it night"]}
     (tmp_path / "examples.json").write_text(json.dumps([entry]))
-    (scene,) = load_scenes(tmp_path, tmp_path / "public")
+    (scene,) = load_scenes(tmp_path)
     assert scene.caption == "a meadow" and scene.instructions == ["make it night"]
-    assert Image.open(scene.path).size == (64, 48)
+    assert Image.open(scene.publish(tmp_path / "public")).tobytes() == picture().tobytes()

@@ -21,12 +21,13 @@ from scar.studio.examples import load_scenes
 from scar.studio.guard import Guard
 from scar.studio.library import Library
 from scar.studio.panel import SAMPLING, SettingsPanel
+from scar.studio.safety import start_sweeper
 from scar.studio.theme import CSS, HEAD, THEME
-from scar.studio.workbench import QUIET, results_folder
+from scar.studio.workbench import QUIET
 
 QUEUE = 64
 
-__all__ = ["Library", "build_studio", "launch_studio"]
+__all__ = ["Library", "build_studio", "launch_studio", "start_sweeper"]
 
 
 def build_studio(
@@ -37,7 +38,7 @@ def build_studio(
     `assets` is the folder that holds examples/examples.json and MODEL_CARD.md; either may lack.
     """
     library = models if isinstance(models, Library) else Library(models)
-    scenes = load_scenes(assets / "examples", results_folder()) if assets else []
+    scenes = load_scenes(assets / "examples") if assets else []
     with gr.Blocks(title="SCAR Studio", fill_width=True, delete_cache=(600, 4 * 3600)) as studio:
         with gr.Row(elem_classes="masthead"):
             gr.HTML("<h1>SCAR</h1><p>Say what should change. Watch it happen.</p>")
@@ -70,14 +71,12 @@ def _welcome(library: Library, panels: list[SettingsPanel]) -> list:
     return [views.badge(name, pipe), *best * len(panels)]
 
 
-def launch_studio(
-    studio: gr.Blocks, host: str = "0.0.0.0", port: int | None = None, block: bool = True
-) -> str:
-    """Serve `studio` with every route it does not need closed; returns the local address."""
+def launch_studio(studio: gr.Blocks, host: str = "0.0.0.0", port: int | None = None) -> str:
+    """Serve `studio` with every route it does not need closed; returns the address at once."""
     _, address, _ = studio.launch(
         server_name=host,
         server_port=port,
-        prevent_thread_lock=not block,
+        prevent_thread_lock=True,
         quiet=True,
         theme=THEME,
         css=CSS,

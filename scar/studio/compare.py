@@ -15,7 +15,7 @@ from scar.studio.examples import Scene
 from scar.studio.library import Library
 from scar.studio.safety import SafeImage, Upload, explain
 from scar.studio.session import MAX_PROMPT, RANGES, Result, check_prompt, check_settings
-from scar.studio.workbench import MODEL, QUIET, SEND_INDEX, toast
+from scar.studio.workbench import MODEL, QUIET, SEND_INDEX, results_folder, toast
 
 SIDES = ("left", "right")
 
@@ -145,7 +145,7 @@ class CompareTab:
 
     def _pick(self, event: gr.EventData) -> list:
         scene = self.scenes[event.index]
-        return [scene.path, scene.instructions[0]]
+        return [scene.publish(results_folder()), scene.instructions[0]]
 
 
 def memory_in_use(device: Any) -> str:

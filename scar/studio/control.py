@@ -16,7 +16,7 @@ from scar.studio.examples import Scene
 from scar.studio.library import Library
 from scar.studio.safety import SafeImage, Upload, explain
 from scar.studio.session import MAX_PROMPT, check_prompt
-from scar.studio.workbench import QUIET, SEND_INDEX, Run, Workbench
+from scar.studio.workbench import QUIET, SEND_INDEX, Run, Workbench, results_folder
 
 MAP_SIDE = 512  # longer side of a map
 LABELS = {
@@ -162,7 +162,7 @@ class ControlTab:
 
     def _pick(self, event: gr.EventData) -> list:
         scene = self.scenes[event.index]
-        return [scene.path, scene.caption]
+        return [scene.publish(results_folder()), scene.caption]
 
     def _recall(self, runs: list[Run], event: gr.EventData) -> dict:
         updates, _ = self.bench.recalled(runs, event.index)

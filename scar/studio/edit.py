@@ -15,7 +15,7 @@ from scar.studio.library import Library
 from scar.studio.painter import painter, region_from
 from scar.studio.safety import SafeImage, Upload
 from scar.studio.session import MAX_PROMPT, check_prompt
-from scar.studio.workbench import QUIET, SEND_INDEX, Run, Workbench
+from scar.studio.workbench import QUIET, SEND_INDEX, Run, Workbench, results_folder
 
 SUGGESTIONS = ["add a red apple on the left", "make it night", "change the place to a beach"]
 
@@ -119,7 +119,7 @@ class EditTab:
     def _scene(self, scene: Scene) -> dict:
         sentences = scene.instructions[:4]
         return {
-            **self._show(([scene.path], 0)),
+            **self._show(([scene.publish(results_folder())], 0)),
             self.chips: views.chips(sentences),
             self.suggestions: sentences,
         }

@@ -14,26 +14,26 @@ from scar.studio.metadata import save_png
 
 @dataclass(frozen=True)
 class Scene:
-    """An example picture, a public copy of its file, what it shows and edits that suit it."""
+    """An example picture, what it shows, and edits that suit it."""
 
     image: Image.Image
-    path: str
     caption: str
     instructions: list[str]
 
+    def publish(self, folder: Path) -> str:
+        """The file of a fresh copy in `folder`: the program's own files are never served."""
+        return str(save_png(self.image, {"task": "example"}, folder))
 
-def load_scenes(folder: Path, public: Path) -> list[Scene]:
-    """Scenes listed in `folder`/examples.json, copied into `public`; none if there is no list.
 
-    The list holds objects with `file`, `caption` and `instructions`. The copies are what the
-    interface serves, so that the folder of the program itself can stay closed.
+def load_scenes(folder: Path) -> list[Scene]:
+    """Scenes listed in `folder`/examples.json; none if there is no list.
+
+    The list holds objects with `file`, `caption` and `instructions`.
     """
     index = folder / "examples.json"
     if not index.exists():
         return []
-    scenes = []
-    for entry in json.loads(index.read_text(encoding="utf-8")):
-        image = open_image(folder / entry["file"])
-        path = save_png(image, {"task": "example"}, public)
-        scenes.append(Scene(image, str(path), entry["caption"], entry["instructions"]))
-    return scenes
+    return [
+        Scene(open_image(folder / entry["file"]), entry["caption"], entry["instructions"])
+        for entry in json.loads(index.read_text(encoding="utf-8"))
+    ]

@@ -19,7 +19,7 @@ def served(models, folder):
     write_scenes(folder / "examples")
     studio = build_studio(models, folder)
     try:
-        yield launch_studio(studio, "127.0.0.1", block=False)
+        yield launch_studio(studio, "127.0.0.1")
     finally:
         studio.close()
 
