@@ -1,12 +1,14 @@
 """Build a SCAR from its config; save and load it as safetensors beside a config.json.
 
-A checkpoint folder holds `config.json`, `model*.safetensors` and `tokenizer*.safetensors`, in shards that
-stay under 10 MB. The frozen encoders are not in it: they come from their own published weights.
+A checkpoint folder holds `config.json`, `model*.safetensors` and `tokenizer*.safetensors`, in
+shards that stay under 10 MB. The frozen encoders are not in it: they come from their own published
+weights.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -64,7 +66,9 @@ def save_tokenizer(tokenizer: VQTokenizer | MultiScaleVQTokenizer, folder: Path)
     (folder / "tokenizer.json").write_text(json.dumps(to_dict(tokenizer.config), indent=1))
 
 
-def load_tokenizer(config: VQConfig | MultiScaleVQConfig, folder: Path) -> VQTokenizer | MultiScaleVQTokenizer:
+def load_tokenizer(
+    config: VQConfig | MultiScaleVQConfig, folder: Path
+) -> VQTokenizer | MultiScaleVQTokenizer:
     """A frozen tokenizer in eval mode."""
     tokenizer = build_tokenizer(config)
     load_strictly(tokenizer, load_weights(folder, "tokenizer"))
@@ -94,21 +98,31 @@ def load_model(config: ScarConfig, folder: Path) -> SCAR:
     return model.requires_grad_(False).eval()
 
 
-def save_weights(state: dict[str, Tensor], folder: Path, stem: str) -> None:
-    """Floats as bf16, in shards under 10 MB."""
+def save_weights(
+    state: dict[str, Tensor],
+    folder: Path,
+    stem: str,
+    dtype: torch.dtype | None = torch.bfloat16,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Callable[[list], Iterable] = iter,
+) -> None:
+    """Args:
+    dtype: of the floats on disk; None keeps theirs.
+    progress: wraps the list of shards while they are written, e.g. `tqdm`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob(f"{stem}*.safetensors"):
         old.unlink()
     shards, size = [{}], 0
     for key, value in state.items():
         value = value.detach().cpu()
-        value = (value.to(torch.bfloat16) if value.is_floating_point() else value).contiguous()
-        if shards[-1] and size + value.nbytes > SHARD_BYTES:
+        value = (value.to(dtype or value.dtype) if value.is_floating_point() else value).contiguous()
+        if shards[-1] and size + value.nbytes > shard_bytes:
             shards.append({})
             size = 0
         shards[-1][key] = value
         size += value.nbytes
-    for i, shard in enumerate(shards, 1):
+    for i, shard in enumerate(progress(shards), 1):
         save_file(shard, folder / f"{stem}-{i:05d}-of-{len(shards):05d}.safetensors")
 
 
@@ -119,7 +133,9 @@ def load_weights(folder: Path, stem: str) -> dict[str, Tensor]:
         raise WeightsError(f"{folder} has no {stem} weights ({stem}*.safetensors)")
     count = int(files[0].stem.rpartition("-of-")[2] or 1)
     if len(files) != count:
-        raise WeightsError(f"{folder} has {len(files)} of {count} {stem} files; copy the missing ones")
+        raise WeightsError(
+            f"{folder} has {len(files)} of {count} {stem} files; copy the missing ones"
+        )
     state: dict[str, Tensor] = {}
     for file in files:
         try:

@@ -1,0 +1,327 @@
+"""Public LlamaGen and VAR weights -> ours, by name, and a SCAR that starts from them.
+
+The published layouts hold neither the compressor nor the visual prefix; those parts of a converted
+checkpoint are fresh (`start.json` lists them) and a SCAR has to be trained before it is worth
+sampling from. Nothing is guessed: a key that is missing, left over or of another shape is named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import json
+import os
+import pickle
+import re
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from tqdm import tqdm
+
+from scar.checkpoint import (
+    WeightsError,
+    build_model,
+    build_tokenizer,
+    configure,
+    load_config,
+    load_weights,
+    save_weights,
+)
+from scar.config import ScarConfig, to_dict
+from scar.model import SCAR
+
+State = dict[str, Tensor]
+
+SHARD_BYTES = 200_000_000  # a converted backbone has up to 12 GB
+
+
+def convert(kind: str, file: Path, preset: str, folder: Path, changes: dict | None = None) -> None:
+    """Convert one published file and add it to the checkpoint in `folder`, whole or not at all.
+
+    A folder is complete once it holds a backbone (kind "llamagen" or "var") and its tokenizer
+    ("vq16" or "var-tokenizer"). Floats keep the precision of the file.
+
+    Args:
+        kind: a key of `CONVERTERS`.
+        changes: fields of the preset to replace, nested.
+
+    Raises:
+        WeightsError: the file, the preset or the folder does not fit; the message says why.
+    """
+    if kind not in CONVERTERS:
+        raise WeightsError(f"unknown layout {kind!r}; known: {', '.join(CONVERTERS)}")
+    stem, converter = CONVERTERS[kind]
+    config = configure(preset, changes)
+    _check_folder(folder, config, stem)
+    state = converter(load_published(file), config)
+    texts = {}
+    if stem == "model":
+        fresh = _fresh_parts(config)
+        state |= fresh
+        texts["start.json"] = {"from": kind, "file": file.name, "fresh": sorted(fresh)}
+    else:
+        texts["tokenizer.json"] = to_dict(config.tokenizer)
+    if stem == "model" or not (folder / "config.json").exists():
+        texts["config.json"] = to_dict(config)
+    with _published_into(folder) as scratch:
+        bar = functools.partial(tqdm, desc=f"writing {stem}", unit="shard")
+        save_weights(state, scratch, stem, dtype=None, shard_bytes=SHARD_BYTES, progress=bar)
+        for name, content in texts.items():
+            (scratch / name).write_text(json.dumps(content, indent=1))
+
+
+def load_start(model: SCAR, folder: Path) -> list[str]:
+    """Load a checkpoint's weights as the start of training; returns the keys that stay fresh.
+
+    The backbone has to fit exactly. Conditioner and compressor may differ from the checkpoint's
+    (another compressor, text beside classes): what it lacks keeps the model's initial values.
+
+    Raises:
+        WeightsError: the checkpoint is damaged, or its backbone is another one.
+    """
+    state = load_weights(folder, "model")
+    for key in _recorded_fresh(folder):
+        state.pop(key, None)
+    own = model.state_dict()
+    fresh = [key for key in own if key not in state]
+    expected = {
+        key: value.shape
+        for key, value in own.items()
+        if key in state or (key.startswith("backbone.") and not _is_fresh(key))
+    }
+    _refuse_misfits(f"{folder} does not fit this model", state, expected)
+    model.load_state_dict(state, strict=False)
+    return fresh
+
+
+def load_published(path: Path) -> State:
+    """The state dict of a published file, without its wrappers; never runs code from the file.
+
+    Raises:
+        WeightsError: there is no such file, or it is truncated, hostile or no state dict.
+    """
+    if not path.is_file():
+        raise WeightsError(f"there is no file {path}")
+    # LlamaGen's checkpoints carry the arguments of their run; a Namespace only holds attributes.
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        try:
+            mapped = zipfile.is_zipfile(path)
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        except pickle.UnpicklingError:
+            raise WeightsError(
+                f"{path.name} is no PyTorch weights file, or holds more than tensors; not loaded"
+            ) from None
+        except Exception as error:  # a damaged archive fails in many ways, none of them documented
+            reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+            raise WeightsError(f"{path.name} is damaged or truncated: {reason}") from None
+    state = _unwrapped(found)
+    if not _is_state_dict(state):
+        raise WeightsError(f"{path.name} is a PyTorch file but holds no state dict")
+    return state
+
+
+def convert_llamagen(state: State, config: ScarConfig) -> State:
+    """A LlamaGen transformer, class- or text-conditional (`autoregressive/models/gpt.py`)."""
+    rules = {
+        r"conditioner\.class_table\.weight": "cls_embedding.embedding_table.weight",
+        r"conditioner\.text_in\.weight": "cls_embedding.cap_proj.fc1.weight",
+        r"conditioner\.text_out\.weight": "cls_embedding.cap_proj.fc2.weight",
+        r"conditioner\.null_text": "cls_embedding.uncond_embedding",
+        r"backbone\.(.*)": r"\1",
+    }
+    return _converted(state, _known_shapes(config), rules, constants=r"freqs_cis")
+
+
+def convert_vq16(state: State, config: ScarConfig) -> State:
+    """The VQ-16 tokenizer of LlamaGen (`tokenizer/tokenizer_image/vq_model.py`)."""
+    rules = {
+        r"codebook\.weight": "quantize.embedding.weight",
+        r"(.*)\.head\.norm\.(\w+)": r"\1.norm_out.\2",
+        r"(.*)\.head\.conv\.(\w+)": r"\1.conv_out.\2",
+        r"(.*)\.proj\.(\w+)": r"\1.proj_out.\2",
+        r"(.*)\.skip\.(\w+)": r"\1.nin_shortcut.\2",
+        r"encoder\.(.*)\.resample\.(.*)": r"encoder.\1.downsample.\2",
+        r"decoder\.(.*)\.resample\.(.*)": r"decoder.\1.upsample.\2",
+        r"(.*)\.levels\.(.*)": r"\1.conv_blocks.\2",
+        r"(.*)\.qkv\.(\w+)": r"\1.q.\2|\1.k.\2|\1.v.\2",
+    }
+    return _converted(state, _tokenizer_shapes(config), rules, constants=r"quantize\.codebook_used")
+
+
+def convert_var(state: State, config: ScarConfig) -> State:
+    """A VAR transformer (`models/var.py`), d12 to d30."""
+    rules = {
+        r"conditioner\.class_table\.weight": "class_emb.weight",
+        r"backbone\.(.*)\.ada_lin\.(\w+)": r"\1.ada_lin.1.\2",
+        r"backbone\.(.*)": r"\1",
+    }
+    constants = r"lvl_1L|attn_bias_for_masking|blocks\.\d+\.attn\.zero_k_bias"
+    return _converted(state, _known_shapes(config), rules, constants)
+
+
+def convert_var_tokenizer(state: State, config: ScarConfig) -> State:
+    """The multi-scale tokenizer of VAR (`models/vqvae.py`)."""
+    coarsest = len(config.tokenizer.autoencoder.channels) - 1
+    rules = {
+        r"codebook\.weight": "quantize.embedding.weight",
+        r"phi\.(.*)": r"quantize.quant_resi.qresi_ls.\1",
+        r"(.*)\.head\.norm\.(\w+)": r"\1.norm_out.\2",
+        r"(.*)\.head\.conv\.(\w+)": r"\1.conv_out.\2",
+        r"(.*)\.mid\.0\.(.*)": r"\1.mid.block_1.\2",
+        r"(.*)\.mid\.1\.(.*)": r"\1.mid.attn_1.\2",
+        r"(.*)\.mid\.2\.(.*)": r"\1.mid.block_2.\2",
+        r"(.*)\.proj\.(\w+)": r"\1.proj_out.\2",
+        r"(.*)\.skip\.(\w+)": r"\1.nin_shortcut.\2",
+        r"(.*)\.res\.(.*)": r"\1.block.\2",
+        r"encoder\.(.*)\.resample\.(.*)": r"encoder.\1.downsample.\2",
+        r"decoder\.(.*)\.resample\.(.*)": r"decoder.\1.upsample.\2",
+        r"encoder\.levels\.(.*)": r"encoder.down.\1",
+        # VAR counts the decoder's levels from the finest, we in the order they run.
+        **{
+            rf"decoder\.levels\.{i}\.(.*)": rf"decoder.up.{coarsest - i}.\1"
+            for i in range(coarsest + 1)
+        },
+    }
+    constants = r"quantize\.ema_vocab_hit_SV"
+    return _converted(state, _tokenizer_shapes(config), rules, constants)
+
+
+CONVERTERS: dict[str, tuple[str, Callable[[State, ScarConfig], State]]] = {
+    "llamagen": ("model", convert_llamagen),
+    "vq16": ("tokenizer", convert_vq16),
+    "var": ("model", convert_var),
+    "var-tokenizer": ("tokenizer", convert_var_tokenizer),
+}
+
+
+def _converted(state: State, shapes: dict, rules: dict[str, str], constants: str) -> State:
+    """Fill `shapes`, our keys, from the published `state`.
+
+    Args:
+        rules: patterns of our keys -> published names, applied in order; "|" joins the names of
+            tensors that we hold concatenated.
+        constants: pattern of published names that hold nothing learned.
+    """
+    sources, expected = {}, {}
+    for key, shape in shapes.items():
+        name = key
+        for pattern, replacement in rules.items():
+            if match := re.fullmatch(pattern, name):
+                name = match.expand(replacement)
+        sources[key] = name.split("|")
+        part = torch.Size((shape[0] // len(sources[key]), *shape[1:]))
+        expected |= dict.fromkeys(sources[key], part)
+    learned = {key: value for key, value in state.items() if not re.fullmatch(constants, key)}
+    _refuse_misfits("the file does not fit the preset", learned, expected)
+    parts = {key: [state[name] for name in names] for key, names in sources.items()}
+    return {key: p[0] if len(p) == 1 else torch.cat(p) for key, p in parts.items()}
+
+
+def _refuse_misfits(context: str, state: State, expected: dict[str, torch.Size]) -> None:
+    shared = [key for key in expected if key in state]
+    faults = {
+        "missing": [key for key in expected if key not in state],
+        "left over": [key for key in state if key not in expected],
+        "of another shape": [key for key in shared if state[key].shape != expected[key]],
+        "not floating point": [key for key in shared if not state[key].is_floating_point()],
+    }
+    found = []
+    for what, keys in faults.items():
+        more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+        found += [f"{what}: {', '.join(keys[:5])}{more}"] if keys else []
+    if found:
+        raise WeightsError(f"{context}; {'; '.join(found)}")
+
+
+def _is_fresh(key: str) -> bool:
+    """Whether no published layout holds this key of a SCAR."""
+    return key.startswith(
+        (
+            "compressor.",
+            "upsampler.",
+            "conditioner.visual.",
+            "conditioner.null_visual",
+            "conditioner.pool.",
+            "backbone.visual_position",
+            "backbone.prefix_level",
+        )
+    )
+
+
+def _known_shapes(config: ScarConfig) -> dict[str, torch.Size]:
+    with torch.device("meta"):
+        state = build_model(config).state_dict()
+    return {key: value.shape for key, value in state.items() if not _is_fresh(key)}
+
+
+def _tokenizer_shapes(config: ScarConfig) -> dict[str, torch.Size]:
+    with torch.device("meta"):
+        state = build_tokenizer(config.tokenizer).state_dict()
+    return {key: value.shape for key, value in state.items()}
+
+
+def _fresh_parts(config: ScarConfig) -> State:
+    """Initial values of what the published layouts lack; they do not depend on the depth."""
+    shallow = replace(config, backbone=replace(config.backbone, layers=1))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        state = build_model(shallow).state_dict()
+    return {key: value for key, value in state.items() if _is_fresh(key)}
+
+
+def _recorded_fresh(folder: Path) -> list[str]:
+    record = folder / "start.json"
+    return json.loads(record.read_text())["fresh"] if record.exists() else []
+
+
+def _check_folder(folder: Path, config: ScarConfig, stem: str) -> None:
+    """A folder may already hold the other half of this checkpoint, and nothing else of its own."""
+    if folder.exists() and not folder.is_dir():
+        raise WeightsError(f"{folder} is a file; name a folder")
+    if any(folder.glob(f"{stem}*.safetensors")):
+        raise WeightsError(f"{folder} already holds {stem} weights; name another folder")
+    if (folder / "config.json").exists() and load_config(folder).tokenizer != config.tokenizer:
+        raise WeightsError(f"{folder} holds a checkpoint with another tokenizer; name another one")
+
+
+@contextlib.contextmanager
+def _published_into(folder: Path) -> Iterator[Path]:
+    """A scratch folder whose files move into `folder` at the end, or vanish on any failure."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield scratch
+        folder.mkdir(exist_ok=True)
+        # The config last: a folder is recognised by it.
+        for file in sorted(scratch.iterdir(), key=lambda file: file.name == "config.json"):
+            os.replace(file, folder / file.name)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{folder} could not be written: {error}") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _unwrapped(found):
+    """LlamaGen wraps the state dict by trainer, VAR's trainer by what it trains."""
+    if isinstance(found, dict) and isinstance(found.get("trainer"), dict):
+        found = found["trainer"].get("var_wo_ddp")
+    for wrapper in ("model", "module", "state_dict"):
+        if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
+            return found[wrapper]
+    return found
+
+
+def _is_state_dict(found) -> bool:
+    return (
+        isinstance(found, dict)
+        and len(found) > 0
+        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items())
+    )
