@@ -262,6 +262,11 @@ def test_bad_options_are_explained(options, message):
         ToyScenes(**options)
 
 
+def test_an_empty_batch_is_explained(scenes):
+    with pytest.raises(ValueError, match="at least one index"):
+        scenes.batch([])
+
+
 def test_the_smallest_vocabulary_works():
     batch = ToyScenes(split="test", size=64, objects=8).batch(range(24))
     assert len(batch.instruction) == 24
@@ -271,3 +276,16 @@ def test_data_does_not_need_the_interface():
     code = "import sys, train.data.toy, train.data.toy_preview; print('gradio' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_rendering_in_threads_gives_the_same_bytes_and_leaves_torch_as_it_was(batch):
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            again = ToyScenes(size=64).batch(range(8))
+            assert torch.get_num_threads() == threads
+            assert torch.equal(again.source, batch.source[:8])
+            assert torch.equal(again.target, batch.target[:8])
+    finally:
+        torch.set_num_threads(before)
