@@ -147,7 +147,7 @@ def main() -> None:
     from safetensors.torch import save_file
 
     parser = argparse.ArgumentParser(prog="python -m preprocessors.train_embedded")
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=520)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("assets/preprocessors"))
     options = parser.parse_args()
