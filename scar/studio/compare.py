@@ -43,9 +43,8 @@ class CompareTab:
             elem_id="compare-source", alt_text="The picture both sides edit",
             placeholder="Drop a picture here\nor click to choose one",
         )  # fmt: skip
-        pictures = [(views.thumbnail_url(scene.image), scene.caption) for scene in self.scenes]
         self.examples = gr.HTML(
-            views.strip(pictures), js_on_load=SEND_INDEX, elem_id="compare-examples",
+            views.scene_strip(self.scenes), js_on_load=SEND_INDEX, elem_id="compare-examples",
             visible=bool(self.scenes),
         )  # fmt: skip
 

@@ -41,7 +41,8 @@ class ControlTab:
                 self._picture()
                 self._map()
                 self._words()
-                self.bench.controls("Generate")
+                self.bench.buttons("Generate")
+                self.bench.settings()
             with gr.Column(min_width=320, elem_classes="pane"):
                 self.bench.results()
                 with gr.Row(elem_classes="actions"):
@@ -61,9 +62,8 @@ class ControlTab:
                 elem_id="control-map", buttons=["download", "fullscreen"],
                 alt_text="The control map the new picture will follow",
             )  # fmt: skip
-        pictures = [(views.thumbnail_url(scene.image), scene.caption) for scene in self.scenes]
         self.examples = gr.HTML(
-            views.strip(pictures), js_on_load=SEND_INDEX, elem_id="control-examples",
+            views.scene_strip(self.scenes), js_on_load=SEND_INDEX, elem_id="control-examples",
             visible=bool(self.scenes),
         )  # fmt: skip
 
@@ -74,7 +74,8 @@ class ControlTab:
         self.sliders: dict[tuple[str, str], gr.Slider] = {}
         self.groups: dict[str, gr.Row] = {}
         for name, preprocessor in PREPROCESSORS.items():
-            numbers = {k: p for k, p in preprocessor.parameters.items() if p.range}
+            is_tunable = preprocessor.status().backend == "real"
+            numbers = {k: p for k, p in preprocessor.parameters.items() if p.range and is_tunable}
             with gr.Row(visible=name == "canny") as self.groups[name]:
                 for key, parameter in numbers.items():
                     lowest, highest = parameter.range
@@ -116,10 +117,7 @@ class ControlTab:
         bench.strip.select(self._recall, bench.runs, bench.recall_outputs, **QUIET)
 
     def _draw(self, upload: Upload | None, kind: str, *values: Any) -> dict:
-        groups = {
-            row: gr.update(visible=name == kind and bool(PREPROCESSORS[name].parameters))
-            for name, row in self.groups.items()
-        }
+        groups = {row: gr.update(visible=name == kind) for name, row in self.groups.items()}
         try:
             drawn = None if upload is None else self._control_map(upload, kind, values)
         except Exception as error:

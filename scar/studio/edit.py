@@ -31,7 +31,9 @@ class EditTab:
         with gr.Row(elem_classes="workspace"):
             with gr.Column(min_width=320, elem_classes="pane"):
                 self._inputs()
-                self.bench.controls("Edit the picture")
+                self.bench.buttons("Edit the picture")
+                self._region()
+                self.bench.settings()
             with gr.Column(min_width=320, elem_classes="pane"):
                 self._outputs()
         self._wire()
@@ -42,10 +44,9 @@ class EditTab:
             buttons=["fullscreen"], alt_text="The picture to edit",
             placeholder="Drop a picture here\nor click to choose one",
         )  # fmt: skip
-        pictures = [(views.thumbnail_url(scene.image), scene.caption) for scene in self.scenes]
         with gr.Row(elem_classes="examples-row", visible=bool(self.scenes)):
             self.examples = gr.HTML(
-                views.strip(pictures), js_on_load=SEND_INDEX, elem_id="edit-examples"
+                views.scene_strip(self.scenes), js_on_load=SEND_INDEX, elem_id="edit-examples"
             )
             self.surprise = gr.Button(
                 "Surprise me", size="sm", min_width=110, scale=0, elem_id="edit-surprise"
@@ -56,6 +57,8 @@ class EditTab:
         )  # fmt: skip
         self.chips = gr.HTML(views.chips(SUGGESTIONS), js_on_load=SEND_INDEX, elem_id="edit-chips")
         self.suggestions = gr.State(SUGGESTIONS)
+
+    def _region(self) -> None:
         with gr.Accordion("Region", open=False, elem_id="edit-region-group"):
             gr.Markdown("Paint where the edit may happen; outside, every pixel stays as it is.")
             self.region = painter("edit-source", "edit-region")

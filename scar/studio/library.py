@@ -78,7 +78,7 @@ class Library:
         return self.get(name).total_tokens * settings.variants
 
     def is_loaded(self, name: str) -> bool:
-        return hasattr(self._models[name], "stream_edit")
+        return hasattr(self._models.get(name), "stream_edit")
 
     def problem(self, name: str) -> str | None:
         """Why the last attempt to load `name` failed, or None."""

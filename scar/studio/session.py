@@ -21,7 +21,7 @@ MAX_PROMPT = 200
 MAX_SEED = 2**31 - 1
 MAX_VARIANTS = 4
 WORKING_SIDE = 1024  # a larger picture is scaled down: the model sees far fewer pixels anyway
-PREVIEWS = 16  # partial images a run aims to show
+PREVIEWS = 10  # partial images a run aims to show; each costs a decoding of the pixels
 
 # name: (lowest, highest, kind, meaning); the interface and the checks read the same table.
 RANGES: dict[str, tuple[float, float, type]] = {

@@ -13,10 +13,12 @@ from typing import Any
 
 from PIL import Image
 
+from scar.studio.examples import Scene
 from scar.studio.session import Progress, Result
 
 PREVIEW_SIDE = 384
 LOSSLESS_SIDE = 512
+STRIP = 16  # example scenes shown; "surprise me" draws from all
 
 
 def stage_empty() -> str:
@@ -112,6 +114,11 @@ def status_stopped() -> str:
 
 def status_error(message: str) -> str:
     return f'<div class="status error" role="alert"><p>{escape(message)}</p></div>'
+
+
+def scene_strip(scenes: list[Scene]) -> str:
+    """The first example scenes as picture buttons."""
+    return strip([(thumbnail_url(scene.image), scene.caption) for scene in scenes[:STRIP]])
 
 
 def strip(pictures: list[tuple[str, str]], selected: int | None = None) -> str:

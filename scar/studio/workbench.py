@@ -23,6 +23,8 @@ HISTORY = 24
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 MODEL = {"concurrency_limit": 1, "concurrency_id": "model"}  # one run at a time per device
 
+LOADING = "Loading the model, once …"
+
 # A click anywhere on a button with data-index sends that index.
 SEND_INDEX = """
 element.addEventListener('click', (event) => {
@@ -49,7 +51,7 @@ class Run:
 
 
 class Workbench:
-    """Built in four places of a tab - `controls`, `results`, `save_button`, `history` - then wired.
+    """The parts of a tab, each built where the tab wants it, then wired together.
 
     `start(*inputs)` gives the first updates at once or raises `InputError`; `events(*inputs)` is
     the run itself, which waits in line for the model.
@@ -58,10 +60,12 @@ class Workbench:
     def __init__(self, library: Library, tab: str):
         self.library, self.tab = library, tab
 
-    def controls(self, label: str) -> None:
+    def buttons(self, label: str) -> None:
         with gr.Row(elem_classes="run-row"):
             self.run = gr.Button(label, variant="primary", elem_id=f"{self.tab}-run")
             self.stop = gr.Button("Stop", variant="stop", visible=False, elem_id=f"{self.tab}-stop")
+
+    def settings(self) -> None:
         self.panel = SettingsPanel(self.library, self.tab)
 
     def results(self) -> None:
@@ -85,9 +89,13 @@ class Workbench:
             self.latest, self.panel.seed,
         ]  # fmt: skip
 
+        which = inputs.index(self.panel.model)
+
         def begin(*values: Any) -> dict:
+            ready = self.library.is_loaded(values[which])
+            status = views.status_waiting() if ready else views.status_waiting(LOADING)
             try:
-                return {**self._busy(), self.status: views.status_waiting(), **start(*values)}
+                return {**self._busy(), self.status: status, **start(*values)}
             except InputError as error:
                 raise toast(error) from None
 
