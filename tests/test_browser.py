@@ -348,3 +348,9 @@ def test_two_models_are_compared_on_one_picture_and_seed(page):
 def test_about_tells_the_limits(page):
     page.get_by_role("tab", name="About").click()
     page.get_by_text("megapixels").wait_for()
+
+
+def test_a_chinese_browser_gets_a_chinese_page(open_page):
+    page = open_page(locale="zh-CN")
+    page.wait_for_function("document.querySelector('#edit-run').innerText === '编辑图片'")
+    assert page.get_by_role("tab", name="对比").is_visible()

@@ -22,6 +22,7 @@ from scar.studio.guard import Guard
 from scar.studio.library import Library
 from scar.studio.panel import SAMPLING, SettingsPanel
 from scar.studio.safety import start_sweeper
+from scar.studio.texts import I18N, say
 from scar.studio.theme import CSS, HEAD, THEME
 from scar.studio.workbench import QUIET
 
@@ -44,13 +45,13 @@ def build_studio(
             gr.HTML("<h1>SCAR</h1><p>Say what should change. Watch it happen.</p>")
             badge = gr.HTML(views.badge(library.names[0], None), elem_id="badge")
         with gr.Tabs(elem_id="tabs"):
-            with gr.Tab("Edit", id="edit"):
+            with gr.Tab(say("Edit"), id="edit"):
                 edit = EditTab(library, scenes)
-            with gr.Tab("Control to image", id="control"):
+            with gr.Tab(say("Control to image"), id="control"):
                 control = ControlTab(library, scenes)
-            with gr.Tab("Compare", id="compare"):
+            with gr.Tab(say("Compare"), id="compare"):
                 CompareTab(library, scenes)
-            with gr.Tab("About", id="about"):
+            with gr.Tab(say("About"), id="about"):
                 about_tab(assets / "MODEL_CARD.md" if assets else None)
         PublicApi(library)
         panels = [edit.bench.panel, control.bench.panel]
@@ -78,6 +79,7 @@ def launch_studio(studio: gr.Blocks, host: str = "0.0.0.0", port: int | None = N
         server_port=port,
         prevent_thread_lock=True,
         quiet=True,
+        i18n=I18N,
         theme=THEME,
         css=CSS,
         head=HEAD,

@@ -15,6 +15,7 @@ from scar.studio.examples import Scene
 from scar.studio.library import Library
 from scar.studio.safety import SafeImage, Upload, explain
 from scar.studio.session import MAX_PROMPT, RANGES, Result, check_prompt, check_settings
+from scar.studio.texts import say
 from scar.studio.workbench import MODEL, QUIET, SEND_INDEX, results_folder, toast
 
 SIDES = ("left", "right")
@@ -39,9 +40,9 @@ class CompareTab:
 
     def _inputs(self) -> None:
         self.source = SafeImage(
-            label="Picture", sources=["upload", "clipboard"], height=240, buttons=[],
+            label=say("Picture"), sources=["upload", "clipboard"], height=240, buttons=[],
             elem_id="compare-source", alt_text="The picture both sides edit",
-            placeholder="Drop a picture here\nor click to choose one",
+            placeholder=say("Drop a picture here\nor click to choose one"),
         )  # fmt: skip
         self.examples = gr.HTML(
             views.scene_strip(self.scenes), js_on_load=SEND_INDEX, elem_id="compare-examples",
@@ -50,14 +51,14 @@ class CompareTab:
 
     def _words(self) -> None:
         self.instruction = gr.Textbox(
-            label="What should change?", placeholder="make it night", lines=1, max_lines=4,
+            label=say("What should change?"), placeholder="make it night", lines=1, max_lines=4,
             max_length=MAX_PROMPT, elem_id="compare-instruction",
         )  # fmt: skip
         self.seed = gr.Number(
-            0, label="Seed of both sides", precision=0, minimum=0, elem_id="compare-seed"
+            0, label=say("Seed of both sides"), precision=0, minimum=0, elem_id="compare-seed"
         )
-        self.run = gr.Button("Compare", variant="primary", elem_id="compare-run")
-        self.stop = gr.Button("Stop", variant="stop", visible=False, elem_id="compare-stop")
+        self.run = gr.Button(say("Compare"), variant="primary", elem_id="compare-run")
+        self.stop = gr.Button(say("Stop"), variant="stop", visible=False, elem_id="compare-stop")
 
     def _side(self, index: int, side: str) -> None:
         names = self.library.names
@@ -67,7 +68,7 @@ class CompareTab:
                 gr.Dropdown(
                     names,
                     value=names[min(index, len(names) - 1)],
-                    label=f"Model, {side}",
+                    label=say(f"Model, {side}"),
                     elem_id=f"compare-model-{side}",
                     min_width=140,
                 )  # fmt: skip
@@ -78,7 +79,7 @@ class CompareTab:
                     highest,
                     value=3.0,
                     step=0.1,
-                    label=f"Guidance, {side}",
+                    label=say(f"Guidance, {side}"),
                     elem_id=f"compare-guidance-{side}",
                     min_width=140,
                 )  # fmt: skip

@@ -16,6 +16,7 @@ from scar.studio.examples import Scene
 from scar.studio.library import Library
 from scar.studio.safety import SafeImage, Upload, explain
 from scar.studio.session import MAX_PROMPT, check_prompt
+from scar.studio.texts import say
 from scar.studio.workbench import QUIET, SEND_INDEX, Run, Workbench, results_folder
 
 MAP_SIDE = 512  # longer side of a map
@@ -41,7 +42,7 @@ class ControlTab:
                 self._picture()
                 self._map()
                 self._words()
-                self.bench.buttons("Generate")
+                self.bench.buttons(say("Generate"))
                 self.bench.settings()
             with gr.Column(min_width=320, elem_classes="pane"):
                 self.bench.results()
@@ -53,12 +54,12 @@ class ControlTab:
     def _picture(self) -> None:
         with gr.Row(elem_classes="twin"):
             self.source = SafeImage(
-                label="Picture", sources=["upload", "clipboard"], height=240, min_width=140,
+                label=say("Picture"), sources=["upload", "clipboard"], height=240, min_width=140,
                 elem_id="control-source", buttons=[], alt_text="The picture a map is drawn from",
-                placeholder="Drop a picture",
+                placeholder=say("Drop a picture"),
             )  # fmt: skip
             self.map = gr.Image(
-                label="Map", format="png", height=240, min_width=140, interactive=False,
+                label=say("Map"), format="png", height=240, min_width=140, interactive=False,
                 elem_id="control-map", buttons=["download", "fullscreen"],
                 alt_text="The control map the new picture will follow",
             )  # fmt: skip
@@ -69,7 +70,7 @@ class ControlTab:
 
     def _map(self) -> None:
         choices = [(LABELS[name], name) for name in PREPROCESSORS if _problem(name) is None]
-        self.kind = gr.Radio(choices, value="canny", label="Map", elem_id="control-kind")
+        self.kind = gr.Radio(choices, value="canny", label=say("Map"), elem_id="control-kind")
         self.about = gr.HTML(_describe("canny"), elem_id="control-about")
         self.sliders: dict[tuple[str, str], gr.Slider] = {}
         self.groups: dict[str, gr.Row] = {}
@@ -87,15 +88,20 @@ class ControlTab:
     def _words(self) -> None:
         with gr.Row():
             self.by = gr.Radio(
-                [SENTENCE, CLASS], value=SENTENCE, label="Say it with a", elem_id="control-by",
+                [SENTENCE, CLASS], value=SENTENCE, label=say("Say it with a"), elem_id="control-by",
                 min_width=120,
             )  # fmt: skip
             self.prompt = gr.Textbox(
-                label="What should it show?", placeholder="a cat and a red apple on a beach",
+                label=say("What should it show?"), placeholder="a cat and a red apple on a beach",
                 lines=1, max_lines=4, max_length=MAX_PROMPT, scale=3, elem_id="control-prompt",
             )  # fmt: skip
             self.label = gr.Dropdown(
-                [], label="Class", filterable=True, visible=False, scale=3, elem_id="control-class"
+                [],
+                label=say("Class"),
+                filterable=True,
+                visible=False,
+                scale=3,
+                elem_id="control-class",
             )
 
     def _wire(self) -> None:

@@ -15,6 +15,7 @@ from scar.studio.library import Library
 from scar.studio.painter import painter, region_from
 from scar.studio.safety import SafeImage, Upload
 from scar.studio.session import MAX_PROMPT, check_prompt
+from scar.studio.texts import say
 from scar.studio.workbench import QUIET, SEND_INDEX, Run, Workbench, results_folder
 
 SUGGESTIONS = ["add a red apple on the left", "make it night", "change the place to a beach"]
@@ -31,7 +32,7 @@ class EditTab:
         with gr.Row(elem_classes="workspace"):
             with gr.Column(min_width=320, elem_classes="pane"):
                 self._inputs()
-                self.bench.buttons("Edit the picture")
+                self.bench.buttons(say("Edit the picture"))
                 self._region()
                 self.bench.settings()
             with gr.Column(min_width=320, elem_classes="pane"):
@@ -40,35 +41,35 @@ class EditTab:
 
     def _inputs(self) -> None:
         self.source = SafeImage(
-            label="Picture", sources=["upload", "clipboard"], height=300, elem_id="edit-source",
-            buttons=["fullscreen"], alt_text="The picture to edit",
-            placeholder="Drop a picture here\nor click to choose one",
+            label=say("Picture"), sources=["upload", "clipboard"], height=300,
+            elem_id="edit-source", buttons=["fullscreen"], alt_text="The picture to edit",
+            placeholder=say("Drop a picture here\nor click to choose one"),
         )  # fmt: skip
         with gr.Row(elem_classes="examples-row", visible=bool(self.scenes)):
             self.examples = gr.HTML(
                 views.scene_strip(self.scenes), js_on_load=SEND_INDEX, elem_id="edit-examples"
             )
             self.surprise = gr.Button(
-                "Surprise me", size="sm", min_width=110, scale=0, elem_id="edit-surprise"
+                say("Surprise me"), size="sm", min_width=110, scale=0, elem_id="edit-surprise"
             )
         self.instruction = gr.Textbox(
-            label="What should change?", placeholder="replace the dog with a cat", lines=1,
+            label=say("What should change?"), placeholder="replace the dog with a cat", lines=1,
             max_lines=4, max_length=MAX_PROMPT, elem_id="edit-instruction", submit_btn=False,
         )  # fmt: skip
         self.chips = gr.HTML(views.chips(SUGGESTIONS), js_on_load=SEND_INDEX, elem_id="edit-chips")
         self.suggestions = gr.State(SUGGESTIONS)
 
     def _region(self) -> None:
-        with gr.Accordion("Region", open=False, elem_id="edit-region-group"):
-            gr.Markdown("Paint where the edit may happen; outside, every pixel stays as it is.")
+        with gr.Accordion(say("Region"), open=False, elem_id="edit-region-group"):
+            gr.Markdown(say("Paint what may change; outside, every pixel stays as it is."))
             self.region = painter("edit-source", "edit-region")
 
     def _outputs(self) -> None:
         self.bench.results()
         with gr.Row(elem_classes="actions"):
-            self.reuse = _action("Use as input", "edit-reuse")
-            self.undo = _action("Undo", "edit-undo")
-            self.redo = _action("Redo", "edit-redo")
+            self.reuse = _action(say("Use as input"), "edit-reuse")
+            self.undo = _action(say("Undo"), "edit-undo")
+            self.redo = _action(say("Redo"), "edit-redo")
             self.bench.save_button()
         self.bench.history()
         self.chain = gr.State(([], 0))

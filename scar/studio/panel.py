@@ -9,6 +9,7 @@ import gradio as gr
 from scar.images import InputError
 from scar.studio.library import Library
 from scar.studio.session import RANGES, Settings, check_settings
+from scar.studio.texts import say
 
 SAMPLING = ("guidance", "temperature", "top_k", "top_p")
 
@@ -18,22 +19,22 @@ class SettingsPanel:
 
     def __init__(self, library: Library, tab: str):
         self.library, self.tab = library, tab
-        with gr.Accordion("Advanced", open=False, elem_id=f"{tab}-advanced"):
+        with gr.Accordion(say("Advanced"), open=False, elem_id=f"{tab}-advanced"):
             self.model = gr.Dropdown(
-                library.names, value=library.names[0], label="Model", elem_id=f"{tab}-model",
-                visible=len(library.names) > 1, info="Loads when it is chosen.",
+                library.names, value=library.names[0], label=say("Model"), elem_id=f"{tab}-model",
+                visible=len(library.names) > 1, info=say("Loads when it is chosen."),
             )  # fmt: skip
             with gr.Row():
                 self.seed = gr.Number(
-                    0, label="Seed", precision=0, minimum=0, elem_id=f"{tab}-seed",
-                    info="Same picture, words and seed: same result.",
+                    0, label=say("Seed"), precision=0, minimum=0, elem_id=f"{tab}-seed",
+                    info=say("Same picture, words and seed: same result."),
                 )  # fmt: skip
                 self.randomize = gr.Checkbox(
-                    True, label="New seed every run", elem_id=f"{tab}-randomize"
+                    True, label=say("New seed every run"), elem_id=f"{tab}-randomize"
                 )
             self.guidance = self._slider(
                 "guidance", 3.0, 0.1, "Guidance",
-                "Changes too little? Raise it. Too much or garish? Lower it.",
+                "Changes too little? Raise it. Too much? Lower it.",
             )  # fmt: skip
             self.temperature = self._slider(
                 "temperature", 1.0, 0.05, "Temperature",
@@ -41,8 +42,8 @@ class SettingsPanel:
             )  # fmt: skip
             with gr.Row():
                 self.top_k = gr.Number(
-                    0, label="Top k", precision=0, minimum=0, elem_id=f"{tab}-top-k",
-                    info="Draw from the k likeliest tokens; 0 means all.",
+                    0, label=say("Top k"), precision=0, minimum=0, elem_id=f"{tab}-top-k",
+                    info=say("Draw from the k likeliest tokens; 0 means all."),
                 )  # fmt: skip
                 self.top_p = self._slider(
                     "top_p", 1.0, 0.01, "Top p", "Draw from the likeliest tokens that sum to p."
@@ -51,7 +52,9 @@ class SettingsPanel:
                 self.variants = self._slider(
                     "variants", 1, 1, "Variants", "Pictures in one run, from seeds that follow."
                 )
-                self.preview = gr.Checkbox(True, label="Live preview", elem_id=f"{tab}-preview")
+                self.preview = gr.Checkbox(
+                    True, label=say("Live preview"), elem_id=f"{tab}-preview"
+                )
 
     @property
     def inputs(self) -> list[gr.components.Component]:
@@ -89,6 +92,6 @@ class SettingsPanel:
     def _slider(self, name: str, value: float, step: float, label: str, info: str) -> gr.Slider:
         lowest, highest, _ = RANGES[name]
         return gr.Slider(
-            lowest, highest, value=value, step=step, label=label, info=info,
+            lowest, highest, value=value, step=step, label=say(label), info=say(info),
             elem_id=f"{self.tab}-{name.replace('_', '-')}",
         )  # fmt: skip

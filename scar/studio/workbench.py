@@ -18,6 +18,7 @@ from scar.studio.metadata import read_parameters, save_png
 from scar.studio.panel import SettingsPanel
 from scar.studio.safety import explain
 from scar.studio.session import Progress, Result
+from scar.studio.texts import say
 
 HISTORY = 24
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
@@ -63,7 +64,9 @@ class Workbench:
     def buttons(self, label: str) -> None:
         with gr.Row(elem_classes="run-row"):
             self.run = gr.Button(label, variant="primary", elem_id=f"{self.tab}-run")
-            self.stop = gr.Button("Stop", variant="stop", visible=False, elem_id=f"{self.tab}-stop")
+            self.stop = gr.Button(
+                say("Stop"), variant="stop", visible=False, elem_id=f"{self.tab}-stop"
+            )
 
     def settings(self) -> None:
         self.panel = SettingsPanel(self.library, self.tab)
@@ -74,7 +77,11 @@ class Workbench:
 
     def save_button(self) -> None:
         self.download = gr.DownloadButton(
-            "Download", interactive=False, size="md", min_width=90, elem_id=f"{self.tab}-download"
+            say("Download"),
+            interactive=False,
+            size="md",
+            min_width=90,
+            elem_id=f"{self.tab}-download",
         )
 
     def history(self) -> None:
