@@ -243,3 +243,43 @@ def test_every_translated_sentence_is_used():
     sides = {f"{words}, {side}" for words in ("Model", "Guidance") for side in SIDES}
     unused = [w for w in texts.CHINESE if f'"{w}"'.replace("\n", "\\n") not in code]
     assert set(unused) == sides
+
+
+@pytest.fixture(scope="module", params=["next-token", "next-set"])
+def real_pipe(request):
+    """The real pipeline of the embedded family with random weights."""
+    from scar.checkpoint import build_model, build_tokenizer
+    from scar.config import PRESETS
+    from scar.frozen import Frozen
+    from scar.pipeline import ScarPipeline
+
+    config = PRESETS[f"toy-{request.param}"]
+    frozen = Frozen(config, build_tokenizer(config.tokenizer))
+    return ScarPipeline(config, build_model(config), frozen)
+
+
+def test_the_real_pipeline_runs_in_a_session(real_pipe):
+    library = Library({"real": lambda: real_pipe})
+    region = Image.new("L", (96, 64))
+    region.paste(255, (48, 0, 96, 64))
+    source = picture(96, 64)
+    events = library.edit("real", source, "make it night", Settings(seed=1), region)
+    progress, (result,) = split(events)
+    assert len([event for event in progress if event.image is not None]) >= 4
+    assert progress[-1].step == progress[-1].total
+    assert result.image.size == source.size and result.tokens == real_pipe.total_tokens
+    left = (0, 0, 48, 64)
+    assert result.image.crop(left).tobytes() == source.crop(left).tobytes()
+    again = library.edit("real", source, "make it night", Settings(seed=1), region)
+    assert split(again)[1][0].image.tobytes() == result.image.tobytes()
+
+
+def test_runs_never_overlap(monkeypatch):
+    monkeypatch.setattr("scar.studio.library.PATIENCE", 0.01)
+    library = Library({"one": FakePipeline(), "two": FakePipeline()})
+    first = library.edit("one", picture(), "red", Settings(seed=1))
+    next(first)
+    with pytest.raises(InputError, match="busy"):
+        next(library.edit("two", picture(), "red", Settings(seed=1)))
+    first.close()
+    assert split(library.edit("two", picture(), "red", Settings(seed=1)))[1]

@@ -16,6 +16,8 @@ from scar.studio.zero_gpu import on_gpu
 
 log = logging.getLogger(__name__)
 
+PATIENCE = 120.0  # seconds a run waits for the one before it
+
 
 class Library:
     """Models by name. A value is a pipeline, or a function without arguments that loads one."""
@@ -26,6 +28,7 @@ class Library:
         self._models = dict(models)
         self._locks = {name: threading.Lock() for name in models}
         self._problems: dict[str, str] = {}
+        self._device = threading.Lock()
         self.edit = on_gpu(self.edit, self._tokens)
         self.generate = on_gpu(self.generate, self._tokens)
 
@@ -42,7 +45,7 @@ class Library:
             if self.is_loaded(name):
                 return self._models[name]
             try:
-                self._models[name] = self._models[name]()
+                self._models[name] = _warm(self._models[name]())
             except Exception as error:
                 log.exception("loading the model '%s' failed", name)
                 self._problems[name] = str(error).splitlines()[0] if str(error) else "unknown"
@@ -61,7 +64,8 @@ class Library:
         region: Image.Image | None = None,
     ) -> Iterator[Progress | Result]:
         """`run_edit` with the model called `name`."""
-        yield from run_edit(self.get(name), image, instruction, settings, region)
+        with self._turn():
+            yield from run_edit(self.get(name), image, instruction, settings, region)
 
     def generate(
         self,
@@ -72,7 +76,18 @@ class Library:
         kind: str = "none",
     ) -> Iterator[Progress | Result]:
         """`run_generate` with the model called `name`."""
-        yield from run_generate(self.get(name), control_map, prompt, settings, kind)
+        with self._turn():
+            yield from run_generate(self.get(name), control_map, prompt, settings, kind)
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """One run at a time: a stopped one may still be finishing its last step."""
+        if not self._device.acquire(timeout=PATIENCE):
+            raise InputError("The model is busy; please try again in a moment.")
+        try:
+            yield
+        finally:
+            self._device.release()
 
     def _tokens(self, name: str, image: Any, words: Any, settings: Settings, *_: Any) -> int:
         return self.get(name).total_tokens * settings.variants
@@ -94,3 +109,12 @@ class Library:
         thread = threading.Thread(target=load, name=f"load {name}", daemon=True)
         thread.start()
         return thread
+
+
+def _warm(pipe: Any) -> Any:
+    """`pipe` after one step of a run: what is slow once is done before a visitor asks."""
+    picture = Image.new("RGB", (pipe.size, pipe.size), "grey")
+    stream = pipe.stream_edit(picture, "warm up", seed=0)
+    next(stream)
+    stream.close()
+    return pipe
