@@ -17,7 +17,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m scar", description="Edit and generate images with SCAR.")
+    parser = argparse.ArgumentParser(
+        prog="python -m scar", description="Edit and generate images with SCAR."
+    )
     commands = parser.add_subparsers(required=True, metavar="command")
 
     edit = commands.add_parser("edit", help="change an image as a sentence says")
@@ -60,7 +62,10 @@ def _edit(arguments: argparse.Namespace) -> int:
     image = open_image(arguments.image)
     region = open_image(arguments.region).convert("L") if arguments.region else None
     pipe = _pipeline(arguments)
-    return _run(pipe.stream_edit(image, arguments.instruction, region=region, **_options(arguments)), arguments)
+    return _run(
+        pipe.stream_edit(image, arguments.instruction, region=region, **_options(arguments)),
+        arguments,
+    )
 
 
 def _generate(arguments: argparse.Namespace) -> int:
@@ -68,13 +73,17 @@ def _generate(arguments: argparse.Namespace) -> int:
 
     control_map = open_image(arguments.map)
     prompt = int(arguments.prompt) if arguments.prompt.isdecimal() else arguments.prompt
-    return _run(_pipeline(arguments).stream_generate(control_map, prompt, **_options(arguments)), arguments)
+    return _run(
+        _pipeline(arguments).stream_generate(control_map, prompt, **_options(arguments)), arguments
+    )
 
 
 def _pipeline(arguments: argparse.Namespace):
     from scar import ScarPipeline
 
-    return ScarPipeline.from_pretrained(arguments.model, paradigm=arguments.paradigm, device=arguments.device)
+    return ScarPipeline.from_pretrained(
+        arguments.model, paradigm=arguments.paradigm, device=arguments.device
+    )
 
 
 def _options(arguments: argparse.Namespace) -> dict:

@@ -1,4 +1,4 @@
-"""L_align: the hidden states at the source's prefix positions are pulled toward the target's semantics."""
+"""L_align: hidden states at the prefix are pulled to the target's semantics."""
 
 from __future__ import annotations
 

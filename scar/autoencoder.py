@@ -1,7 +1,9 @@
-"""The convolutional encoder and decoder both tokenizers use (LlamaGen VQ-16 and VAR share this shape).
+"""The convolutional encoder and decoder both tokenizers use (LlamaGen VQ-16 and VAR share this
+shape).
 
 `channels` lists the levels finest first; every level but the coarsest halves the resolution.
-With `patch` > 1 pixels are folded into channels first, which is what makes the embedded model quick.
+With `patch` > 1 pixels are folded into channels first, which is what makes the embedded model
+quick.
 """
 
 from __future__ import annotations
@@ -32,12 +34,16 @@ class Encoder(nn.Module):
         )
         self.mid = middle(channels[-1], config.attention)
         self.head = Head(channels[-1], config.latent)
+        if config.shortcut:
+            f = config.downsampling
+            self.shortcut = nn.Conv2d(3, config.latent, f, stride=f)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_in(self.fold(x))
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.conv_in(self.fold(images).contiguous())
         for level in self.levels:
             x = level(x)
-        return self.head(self.mid(x))
+        z = self.head(self.mid(x))
+        return z + self.shortcut(images) if hasattr(self, "shortcut") else z
 
 
 class Decoder(nn.Module):
@@ -60,18 +66,25 @@ class Decoder(nn.Module):
         )
         self.head = Head(channels[0], 3 * config.patch**2)
         self.unfold = nn.PixelShuffle(config.patch)
+        if config.shortcut:
+            f = config.downsampling
+            self.shortcut = nn.ConvTranspose2d(config.latent, 3, f, stride=f)
 
     def forward(self, z: Tensor) -> Tensor:
-        x = self.mid(self.conv_in(z))
+        # On a CPU the group norms of a channels-last map are six times less exact.
+        x = self.mid(self.conv_in(z.contiguous()))
         for level in self.levels:
             x = level(x)
-        return self.unfold(self.head(x))
+        images = self.unfold(self.head(x))
+        return images + self.shortcut(z) if hasattr(self, "shortcut") else images
 
 
 class Level(nn.Module):
-    """Residual blocks at one resolution, attention after each if asked, then a change of resolution."""
+    """Residual blocks, each with attention if asked, then a change of resolution."""
 
-    def __init__(self, width_in: int, width: int, blocks: int, attention: bool, resample: nn.Module | None):
+    def __init__(
+        self, width_in: int, width: int, blocks: int, attention: bool, resample: nn.Module | None
+    ):
         super().__init__()
         widths = [width_in] + [width] * blocks
         self.res = nn.ModuleList(ResBlock(a, b) for a, b in zip(widths, widths[1:], strict=False))
@@ -112,7 +125,9 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         b, c, h, w = x.shape
-        q, k, v = self.qkv(self.norm(x)).flatten(2).mT.unsqueeze(1).chunk(3, dim=-1)  # (B, 1, h w, C)
+        q, k, v = (
+            self.qkv(self.norm(x)).flatten(2).mT.unsqueeze(1).chunk(3, dim=-1)
+        )  # (B, 1, h w, C)
         y = F.scaled_dot_product_attention(q.contiguous(), k.contiguous(), v.contiguous())
         return x + self.proj(y.squeeze(1).mT.reshape(b, c, h, w))
 

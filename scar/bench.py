@@ -1,6 +1,6 @@
 """Measured here and now: `python -m scar bench decode | edit`.
 
-Speed depends on the machine, so what is compared runs side by side in one call and is printed as a ratio.
+Speed depends on the machine, so what is compared runs in one call and is printed as a ratio.
 """
 
 from __future__ import annotations
@@ -20,16 +20,19 @@ from scar.text import text_width
 
 
 def edit(preset: str, device: str, repeat: int) -> None:
-    """One whole call on the embedded model of the preset's paradigm: seconds by stage, and memory."""
+    """One whole call on the embedded model of the preset's paradigm: seconds by stage, memory."""
     from scar import ScarPipeline
 
     pipe = ScarPipeline.from_pretrained(paradigm=preset.removeprefix("toy-"), device=device)
     image = Image.linear_gradient("L").resize((pipe.size, pipe.size)).convert("RGB")
     pipe.edit(image, "add a cat on the left", seed=0)
     for i in range(repeat):
-        shifted = Image.eval(image, lambda v, i=i: (v + i + 1) % 256)  # unseen, so nothing is remembered
+        # Unseen, so that nothing is remembered of it.
+        shifted = Image.eval(image, lambda v, i=i: (v + i + 1) % 256)
         out = pipe.edit(shifted, f"add a cat on the left, take {i}", seed=0, every=10**6)
-        shares = ", ".join(f"{stage} {seconds / out.seconds:.0%}" for stage, seconds in out.timings.items())
+        shares = ", ".join(
+            f"{stage} {seconds / out.seconds:.0%}" for stage, seconds in out.timings.items()
+        )
         print(f"{out.seconds:.2f} s for {out.tokens} tokens: {shares}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"peak resident memory {peak:.2f} GB")
@@ -60,8 +63,11 @@ def decode(preset: str, device: str, repeat: int) -> None:
             hidden = model.backbone(prefix, inputs)
             model.backbone.logits(hidden[:, -count:], prefix)
 
-    times = {name: _median(run, repeat, device) for name, run in (("cached", cached), ("full", full))}
-    print(f"{preset} on {device}, {count} tokens in {len(config.tokenizer.set_sizes)} steps, guidance, batch 1")
+    times = {
+        name: _median(run, repeat, device) for name, run in (("cached", cached), ("full", full))
+    }
+    steps = len(config.tokenizer.set_sizes)
+    print(f"{preset} on {device}, {count} tokens in {steps} steps, guidance, batch 1")
     for name, seconds in times.items():
         print(f"{name:>7}: {seconds:.3f} s an image, {1000 * seconds / count:.2f} ms a token")
     print(f"  ratio: {times['full'] / times['cached']:.1f}x")

@@ -115,8 +115,8 @@ def save_weights(
         old.unlink()
     shards, size = [{}], 0
     for key, value in state.items():
-        value = value.detach().cpu()
-        value = (value.to(dtype or value.dtype) if value.is_floating_point() else value).contiguous()
+        value = value.detach().cpu().contiguous()
+        value = value.to(dtype) if dtype and value.is_floating_point() else value
         if shards[-1] and size + value.nbytes > shard_bytes:
             shards.append({})
             size = 0

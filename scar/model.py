@@ -5,9 +5,9 @@
     S   = [P_s ; T_t ; Z_t]               visual prefix, text or class, tokens (B, P + N - 1, D)
     L   = L_CE + L_pres + delta L_align
 
-E, the text encoder and the tokenizer are frozen and live beside the model (`scar.frozen.Frozen`): what they
-give is what a `Batch` holds, so that training can read it from disk as well. Letters: B batch, P prefix
-slots, T text slots among them, N tokens of an image, D width, V codes.
+E, the text encoder and the tokenizer are frozen and live beside the model (`scar.frozen.Frozen`):
+what they give is what a `Batch` holds, so that training can read it from disk as well. Letters: B
+batch, P prefix slots, T text slots among them, N tokens of an image, D width, V codes.
 """
 
 from __future__ import annotations
@@ -68,9 +68,13 @@ class SCAR(nn.Module):
             width=config.backbone.width,
             pooled=backbone.reads_pooled,
         )
-        self.backbone = backbone(config.backbone, config.tokenizer, grid // config.compressor.factor)
+        self.backbone = backbone(
+            config.backbone, config.tokenizer, grid // config.compressor.factor
+        )
         if for_training:
-            self.upsampler = Upsampler(self.compressor.width, channels, config.compressor.factor)  # U_k
+            self.upsampler = Upsampler(
+                self.compressor.width, channels, config.compressor.factor
+            )  # U_k
 
     def forward(self, batch: Batch) -> Losses:
         config = self.config.losses

@@ -1,7 +1,8 @@
 """The next-set backbone: a VAR-compatible transformer (Tian et al. 2024) behind a semantic prefix.
 
-The prefix shares set 0 with VAR's start token, which is appended here: [P_s ; T_t ; start ; scale 2 ...].
-Positions and level of the prefix are parameters of their own, so VAR's weights load unchanged.
+The prefix shares set 0 with VAR's start token, which is appended here: [P_s ; T_t ; start ; scale 2
+...]. Positions and level of the prefix are parameters of their own, so VAR's weights load
+unchanged.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from scar.layers import KVCache, Span, set_mask
 
 
 class NextSetTransformer(nn.Module):
-    """Sets are the scales of a multi-scale tokenizer: every scale sees the prefix and all coarser ones.
+    """Sets are the scales of a multi-scale tokenizer: every scale sees the prefix and all coarser
+    ones.
 
     Args:
         prefix_grid: cells a side of the visual prefix; 0 without one.
@@ -51,31 +53,43 @@ class NextSetTransformer(nn.Module):
         return self._run(x, Span(0, set_mask(valid, self.set_sizes)), prefix)
 
     def prefill(self, prefix: Prefix, cache: KVCache) -> Tensor:
-        """Fill the cache with prefix and start; returns the hidden state (B, 1, D) of the first set."""
-        return self._run(self._prefix(prefix), Span(0, cache.mask(cache.prefix), cache), prefix)[:, -1:]
+        """Fill the cache with prefix and start; returns the hidden state (B, 1, D) of the first
+        set."""
+        return self._run(self._prefix(prefix), Span(0, cache.mask(cache.prefix), cache), prefix)[
+            :, -1:
+        ]
 
     def step(self, inputs: Tensor, index: int, prefix: Prefix, cache: KVCache) -> Tensor:
-        """Canvas (B, n, d) at the size of set `index` -> hidden states (B, n, D) that predict it."""
+        """Canvas (B, n, d) at the size of set `index` -> hidden states (B, n, D) that predict
+        it."""
         start = cache.prefix + sum(self.set_sizes[1:index])
         span = Span(start, cache.mask(start + self.set_sizes[index]), cache)
         return self._run(self._tokens(inputs, index), span, prefix)
 
     def logits(self, hidden: Tensor, prefix: Prefix) -> Tensor:
-        """The head's AdaLN is already part of the hidden states (they are what L_align sees too)."""
+        """The head's AdaLN is already part of the hidden states (they are what L_align sees
+        too)."""
         return self.head(hidden)
 
     def cache(self, prefix: Prefix) -> KVCache:
         valid = F.pad(prefix.valid, (0, 1), value=True)
         length = valid.shape[1] + sum(self.set_sizes) - 1
         config = self.config
-        return KVCache(config.layers, valid, config.heads, length, self.head_dim, prefix.slots.dtype)
+        return KVCache(
+            config.layers, valid, config.heads, length, self.head_dim, prefix.slots.dtype
+        )
 
     def _prefix(self, prefix: Prefix) -> Tensor:
         """[P_s ; T_t] with their positions and levels, and the start token (B, P + 1, D)."""
         visual, text = prefix.slots.split(
             [len(self.visual_position), prefix.slots.shape[1] - len(self.visual_position)], dim=1
         )
-        start = prefix.pooled.unsqueeze(1) + self.pos_start + self.pos_1LC[:, :1] + self.lvl_embed.weight[0]
+        start = (
+            prefix.pooled.unsqueeze(1)
+            + self.pos_start
+            + self.pos_1LC[:, :1]
+            + self.lvl_embed.weight[0]
+        )
         levels = self.prefix_level
         parts = [visual + self.visual_position + levels[0], text + levels[1], start]
         return torch.cat([part.to(prefix.slots.dtype) for part in parts], dim=1)
@@ -116,7 +130,8 @@ class NextSetTransformer(nn.Module):
 
 
 class Block(nn.Module):
-    """AdaLN block; the six modulations come in VAR's order gamma1, gamma2, scale1, scale2, shift1, shift2."""
+    """AdaLN block; the six modulations come in VAR's order gamma1, gamma2, scale1, scale2, shift1,
+    shift2."""
 
     def __init__(self, config: NextSetConfig, index: int):
         super().__init__()

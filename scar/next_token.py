@@ -1,4 +1,5 @@
-"""The next-token backbone: a LlamaGen-compatible transformer (Sun et al. 2024) behind a semantic prefix."""
+"""The next-token backbone: a LlamaGen-compatible transformer (Sun et al. 2024) behind a semantic
+prefix."""
 
 from __future__ import annotations
 
@@ -23,6 +24,10 @@ class NextTokenTransformer(nn.Module):
 
     def __init__(self, config: NextTokenConfig, tokenizer: VQConfig, prefix_grid: int):
         super().__init__()
+        if config.prefix_attention not in ("full", "causal"):
+            raise ValueError(
+                f"prefix_attention must be full or causal, not {config.prefix_attention!r}"
+            )
         self.config = config
         self.set_sizes = tokenizer.set_sizes
         self.head_dim = config.width // config.heads
@@ -41,11 +46,16 @@ class NextTokenTransformer(nn.Module):
     def forward(self, prefix: Prefix, inputs: Tensor) -> Tensor:
         """All positions at once: tokens (B, N - 1) -> hidden states (B, P + N - 1, D)."""
         x = torch.cat([prefix.slots, self.tok_embeddings(inputs).to(prefix.slots.dtype)], dim=1)
-        return self._run(self.dropout(x), Span(0, set_mask(prefix.valid, self.set_sizes)), prefix)
+        mask = set_mask(prefix.valid, self.set_sizes)
+        return self._run(self.dropout(x), Span(0, self._restricted(mask)), prefix)
 
     def prefill(self, prefix: Prefix, cache: KVCache) -> Tensor:
-        """Fill the cache with the prefix; returns the hidden state (B, 1, D) that predicts the first set."""
-        return self._run(prefix.slots, Span(0, cache.mask(cache.prefix), cache), prefix)[:, -1:]
+        """Fill the cache with the prefix; returns the hidden state (B, 1, D) that predicts the
+        first set."""
+        mask = cache.mask(cache.prefix)
+        if self.config.prefix_attention == "causal":
+            mask = self._restricted(set_mask(prefix.valid, self.set_sizes[:1]))
+        return self._run(prefix.slots, Span(0, mask, cache), prefix)[:, -1:]
 
     def step(self, inputs: Tensor, index: int, prefix: Prefix, cache: KVCache) -> Tensor:
         """Token (B, 1) -> hidden state (B, 1, D) that predicts set `index`."""
@@ -59,7 +69,12 @@ class NextTokenTransformer(nn.Module):
     def cache(self, prefix: Prefix) -> KVCache:
         length = prefix.slots.shape[1] + len(self.set_sizes) - 1
         config = self.config
-        return KVCache(config.layers, prefix.valid, config.heads, length, self.head_dim, prefix.slots.dtype)
+        return KVCache(
+            config.layers, prefix.valid, config.heads, length, self.head_dim, prefix.slots.dtype
+        )
+
+    def _restricted(self, mask: Tensor) -> Tensor:
+        return mask.tril() if self.config.prefix_attention == "causal" else mask
 
     def _run(self, x: Tensor, span: Span, prefix: Prefix) -> Tensor:
         table = self._table(prefix.slots.shape[1])[span.start : span.start + x.shape[1]]
@@ -97,7 +112,9 @@ class Attention(nn.Module):
         self.wo = nn.Linear(config.width, config.width, bias=False)
 
     def forward(self, x: Tensor, table: Tensor, span: Span) -> Tensor:
-        q, k, v = self.wqkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, n, d)
+        q, k, v = (
+            self.wqkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        )  # (B, H, n, d)
         return self.wo(span.attend(self.index, rotate(q, table), rotate(k, table), v))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -57,7 +57,9 @@ class ScarPipeline:
     Same input, same seed, same device: same bytes. Calls may not overlap in time.
     """
 
-    def __init__(self, config: ScarConfig, model: SCAR, frozen: Frozen, device: torch.device | str = "cpu"):
+    def __init__(
+        self, config: ScarConfig, model: SCAR, frozen: Frozen, device: torch.device | str = "cpu"
+    ):
         self.device = torch.device(device)
         self.config = config
         self.model = model.to(self.device).eval()
@@ -93,8 +95,8 @@ class ScarPipeline:
             frozen = Frozen(config, tokenizer)
         except OSError as error:  # what the Hub's client raises offline
             raise WeightsError(
-                f"the frozen encoders of {source} are not on this machine and could not be fetched; "
-                "connect once, or use the embedded model"
+                f"the frozen encoders of {source} are not on this machine and could not be "
+                "fetched; connect once, or use the embedded model"
             ) from error
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -126,8 +128,10 @@ class ScarPipeline:
         Args:
             image: any size and aspect; the output has the same.
             seed: None draws one, which the output names.
-            guidance, temperature, top_k, top_p: see `scar.config.Sampling`; None: the model's default.
-            region: "L", white where the edit may happen. Outside it the output equals the input exactly.
+            guidance, temperature, top_k, top_p: see `scar.config.Sampling`; None: the model's
+            default.
+            region: "L", white where the edit may happen. Outside it the output equals the input
+            exactly.
             every: sets between two outputs; the last always comes.
 
         Raises:
@@ -160,7 +164,11 @@ class ScarPipeline:
             raise InputError("The prompt is empty; say what the image should show.")
         if label >= self.config.condition.classes:
             count = self.config.condition.classes
-            known = f"its classes are 0 to {count - 1}" if count else "it has no classes; use a sentence"
+            known = (
+                f"its classes are 0 to {count - 1}"
+                if count
+                else "it has no classes; use a sentence"
+            )
             raise InputError(f"This model does not know class {label}: {known}.")
         sampling = self._sampling(guidance, temperature, top_k, top_p)
         return self._stream(control_map, text, label, seed, sampling, None, every)
@@ -227,12 +235,20 @@ class ScarPipeline:
         return torch.cat(touched, dim=1).to(self.device)
 
     def _draw(
-        self, tokens: Tensor, seen: _Seen, image: Image.Image, region: Image.Image | None, last: bool
+        self,
+        tokens: Tensor,
+        seen: _Seen,
+        image: Image.Image,
+        region: Image.Image | None,
+        last: bool,
     ) -> Image.Image:
-        """The picture so far at the size of the input; what is not drawn yet shows the input, dimmed."""
+        """The picture so far at the size of the input; what is not drawn yet shows the input,
+        dimmed."""
         tokenizer = self.frozen.tokenizer
         pixels = tokenizer.decode(tokens) if last else tokenizer.preview(tokens, seen.signed * 0.35)
-        square = to_pil_image(((pixels[0].float().cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))
+        square = to_pil_image(
+            ((pixels[0].float().cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        )
         drawn = crop_back(square, seen.box, image.size)
         return drawn if region is None else blend(image, drawn, region)
 
@@ -241,7 +257,9 @@ class ScarPipeline:
         return replace(self.defaults, **{k: v for k, v in given.items() if v is not None})
 
 
-def blend(image: Image.Image, drawn: Image.Image, region: Image.Image, feather: float = 0.02) -> Image.Image:
+def blend(
+    image: Image.Image, drawn: Image.Image, region: Image.Image, feather: float = 0.02
+) -> Image.Image:
     """`drawn` inside the region, fading to `image` before its border; outside exactly `image`."""
     hard = region.convert("L").resize(image.size).point(lambda v: 255 if v > 127 else 0)
     radius = max(1.0, feather * max(image.size))
@@ -267,9 +285,7 @@ class _Clock:
 
 
 def _last(outputs: Iterator[Output]) -> Output:
-    for output in outputs:
-        pass
-    return output
+    return deque(outputs, maxlen=1)[0]
 
 
 def _kept(memory: OrderedDict, key: str):
@@ -291,8 +307,9 @@ def _folder(source: str | Path) -> Path:
 
     try:
         return Path(snapshot_download(str(source), allow_patterns=["*.safetensors", "*.json"]))
-    except Exception as error:  # the client has a class for each way to fail; all mean the same here
+    except Exception as error:  # the client has a class for each way to fail; all mean the same
         raise WeightsError(
             f"{source} is not a folder here and could not be fetched from the Hub "
-            f"({type(error).__name__}); check the name and the connection, or use the embedded model"
+            f"({type(error).__name__}); check the name and the connection, or use the "
+            "embedded model"
         ) from error

@@ -38,7 +38,9 @@ def decode(
     for index, size in enumerate(sizes):
         logits = backbone.logits(hidden, prefix).float()  # (B or 2 B, size, V)
         if guided:
-            logits = guide(logits, guidance_at(sampling, index, len(sizes), backbone.config.guidance_ramp))
+            logits = guide(
+                logits, guidance_at(sampling, index, len(sizes), backbone.config.guidance_ramp)
+            )
         drawn = draw(keep_likely(logits, sampling), sampling.temperature, generator)
         if forced is not None:
             begin = sum(sizes[:index])

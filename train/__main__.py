@@ -49,15 +49,19 @@ def train(recipe: Recipe) -> Path:
     """
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    accelerator = Accelerator(mixed_precision=recipe.precision, cpu=not torch.cuda.is_available())
+    precision = "bf16" if recipe.precision == "bf16" else "no"
+    accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
     out, main_process = Path(recipe.out), accelerator.is_main_process
     torch.manual_seed(recipe.seed)
     objective = build_objective(recipe).to(accelerator.device, memory_format=torch.channels_last)
     optimizers = build_optimizers(recipe, objective.trainable())
+    source = open_source(recipe, "train", accelerator.device)
     average = Average(objective.trainable(), recipe.ema)
     start = step = _resume(recipe, objective, optimizers, average)
+    if start == 0:
+        objective.start(source)
+        average = Average(objective.trainable(), recipe.ema)
     wrapped = accelerator.prepare(objective)
-    source = open_source(recipe, "train", accelerator.device)
     validation = (
         open_source(recipe, "validation", accelerator.device) if recipe.grid_every else None
     )

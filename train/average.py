@@ -11,7 +11,8 @@ from torch import Tensor, nn
 class Average:
     """Shadow copies of a module's floating-point state; decay 0 keeps none.
 
-    The decay warms up as (1 + step) / (10 + step), so that early averages forget the initial weights.
+    The decay warms up as (1 + step) / (10 + step), so that early averages forget the initial
+    weights.
     """
 
     def __init__(self, module: nn.Module, decay: float):

@@ -1,8 +1,9 @@
 """Checkpoints that are either whole or not there.
 
 A checkpoint is a folder `step-00000500` with `model.safetensors`, `optimizer.safetensors`,
-`ema.safetensors`, `trainer.json`, and `MANIFEST.json` with the size and SHA-256 of each. It is written
-under another name, flushed, and renamed; older ones are removed only after that. Nothing is pickled.
+`ema.safetensors`, `trainer.json`, and `MANIFEST.json` with the size and SHA-256 of each. It is
+written under another name, flushed, and renamed; older ones are removed only after that. Nothing is
+pickled.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""python -m train.evaluate toy_edit --split test --n 500: what the embedded model can do, in figures.
+"""python -m train.evaluate toy_edit --split test --n 500: what the embedded model can do, in
+figures.
 
-Prints a table, writes JSON, and with --grid draws the first test edits by index: source, output, target.
+Prints a table, writes JSON, and with --grid draws the first test edits by index: source, output,
+target.
 """
 
 from __future__ import annotations
@@ -9,7 +11,6 @@ import argparse
 import json
 import math
 import sys
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,7 +73,9 @@ def evaluate_edits(pipe: ScarPipeline, arguments: argparse.Namespace) -> dict:
     finder = SpriteFinder(features, sheet()[: arguments.objects].float().to(pipe.device) / 255)
     tokenizer = pipe.frozen.tokenizer
     seen = torch.cat([tokenizer.decode(tokenizer.encode(x)) for x in scenes.target.split(50)])
-    seen_source = torch.cat([tokenizer.decode(tokenizer.encode(x)) for x in scenes.source.split(50)])
+    seen_source = torch.cat(
+        [tokenizer.decode(tokenizer.encode(x)) for x in scenes.source.split(50)]
+    )
     instructions = scenes.all("instruction")
     shuffled = instructions[1:] + instructions[:1]
     output = edit_all(pipe, scenes.source, instructions, arguments, "edits")
@@ -93,14 +96,23 @@ def evaluate_edits(pipe: ScarPipeline, arguments: argparse.Namespace) -> dict:
         / recall(finder, scenes, scenes.target),
         "original object recall": recall(finder, scenes, scenes.target),
         "edit success": success.mean(),
-        **{f"success: {name}": success[pick(families, name)].mean() for name in sorted(set(families))},
+        **{
+            f"success: {name}": success[pick(families, name)].mean()
+            for name in sorted(set(families))
+        },
         **{
             f"success, {label}": success[pick(held_out, key)].mean()
-            for label, key in (("nothing held out", ""), ("new phrasing", "phrasing"), ("new pair", "pair"))
+            for label, key in (
+                ("nothing held out", ""),
+                ("new phrasing", "phrasing"),
+                ("new pair", "pair"),
+            )
             if key in held_out
         },
         "background PSNR": kept,
-        "background PSNR, tokenizer alone": psnr(seen_source, scenes.source, background)[keeps].mean(),
+        "background PSNR, tokenizer alone": psnr(seen_source, scenes.source, background)[
+            keeps
+        ].mean(),
         "success with another instruction": successes(features, scenes, misled).mean(),
         "background PSNR lost with another source": kept
         - psnr(swapped, scenes.source, background)[keeps].mean(),
@@ -117,12 +129,18 @@ def evaluate_edits(pipe: ScarPipeline, arguments: argparse.Namespace) -> dict:
 def load_scenes(pipe: ScarPipeline, arguments: argparse.Namespace) -> Scenes:
     scenes = ToyScenes(arguments.split, pipe.size, arguments.objects, device=pipe.device)
     raw = [scenes.batch(range(i, min(i + 50, arguments.n))) for i in range(0, arguments.n, 50)]
-    source, target = (to_signed(torch.cat([getattr(b, f) for b in raw])) for f in ("source", "target"))
+    source, target = (
+        to_signed(torch.cat([getattr(b, f) for b in raw])) for f in ("source", "target")
+    )
     return Scenes(raw, source, target, torch.cat([b.mask for b in raw]))
 
 
 def edit_all(
-    pipe: ScarPipeline, sources: Tensor, instructions: list[str], arguments: argparse.Namespace, title: str
+    pipe: ScarPipeline,
+    sources: Tensor,
+    instructions: list[str],
+    arguments: argparse.Namespace,
+    title: str,
 ) -> Tensor:
     """Edited images (n, 3, S, S) in [-1, 1], at the model's own sampling unless told otherwise."""
     sampling = pipe._sampling(arguments.guidance, arguments.temperature, None, None)
@@ -133,15 +151,20 @@ def edit_all(
         label = torch.full((len(source),), -1, device=pipe.device)
         frozen = pipe.frozen
         *_, tokens = pipe.model.generate(
-            frozen.encoder(source), frozen.encode_text(text), label, frozen.tokenizer, sampling, generator
+            frozen.encoder(source),
+            frozen.encode_text(text),
+            label,
+            frozen.tokenizer,
+            sampling,
+            generator,
         )
         outputs.append(frozen.tokenizer.decode(tokens))
     return torch.cat(outputs)
 
 
 def successes(features: Features, scenes: Scenes, output: Tensor) -> Tensor:
-    """(n,) 0 or 1: in the edit's region the output is closer to the target than to the source, and closer
-    to it than 95% of other targets of the family are."""
+    """(n,) 0 or 1: in the edit's region the output is closer to the target than to the source, and
+    closer to it than 95% of other targets of the family are."""
     boxes = bounding_boxes(scenes.mask)
     of_output, of_target, of_source = (
         features(images, boxes) for images in (output, scenes.target, scenes.source)
@@ -169,7 +192,9 @@ def recall(finder: SpriteFinder, scenes: Scenes, images: Tensor) -> float:
 def new_recall(finder: SpriteFinder, scenes: Scenes, images: Tensor) -> float:
     """The same over the objects that add and replace bring in."""
     rows = zip(scenes.all("family"), scenes.all("objects"), scenes.all("edited"), strict=True)
-    placed = [(i, o[e]) for i, (f, o, e) in enumerate(rows) if f in ("add", "replace") and e is not None]
+    placed = [
+        (i, o[e]) for i, (f, o, e) in enumerate(rows) if f in ("add", "replace") and e is not None
+    ]
     return _found(finder, images, placed)
 
 
@@ -183,7 +208,9 @@ def pick(values: list[str], wanted: str) -> Tensor:
     return torch.tensor([i for i, value in enumerate(values) if value == wanted])
 
 
-def draw_grid(scenes: Scenes, output: Tensor, path: Path, count: int = 24, columns: int = 4) -> None:
+def draw_grid(
+    scenes: Scenes, output: Tensor, path: Path, count: int = 24, columns: int = 4
+) -> None:
     """Triples of source, output, target, by index; the instructions go to a text file beside it."""
     triples = torch.cat([scenes.source[:count], output[:count], scenes.target[:count]], dim=-1)
     rows = [torch.cat(list(triples[i : i + columns]), dim=-1) for i in range(0, count, columns)]

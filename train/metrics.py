@@ -28,7 +28,8 @@ def psnr(a: Tensor, b: Tensor, where: Tensor | None = None) -> Tensor:
 
 
 class Features:
-    """Frozen EfficientNet-Lite0 features of crops, on a 4 x 4 grid so that shape and place count."""
+    """Frozen EfficientNet-Lite0 features of crops, on a 4 x 4 grid so that shape and place
+    count."""
 
     def __init__(self, device: torch.device | str = "cpu"):
         self.encoder = VisualEncoder(EncoderConfig("efficientnet-lite0", CROP, "multi")).to(device)
@@ -36,13 +37,16 @@ class Features:
     def __call__(self, images: Tensor, boxes: Sequence[Box] | None = None) -> Tensor:
         """Images (B, 3, S, S) in [-1, 1], cropped to `boxes` (x0, y0, x1, y1 px) -> (B, F)."""
         if boxes is not None:
-            images = torch.stack([crop(image, box) for image, box in zip(images, boxes, strict=True)])
+            images = torch.stack(
+                [crop(image, box) for image, box in zip(images, boxes, strict=True)]
+            )
         grid = torch.cat([self.encoder(part) for part in images.split(64)]).movedim(-1, 1)
         return F.adaptive_avg_pool2d(grid, 4).flatten(1)
 
 
 class SpriteFinder:
-    """Names the sprite that a crop shows, by nearest neighbour among all sprites of a vocabulary."""
+    """Names the sprite that a crop shows, by nearest neighbour among all sprites of a
+    vocabulary."""
 
     def __init__(self, features: Features, sprites: Tensor):
         """sprites: (N, 4, s, s) RGBA in [0, 1]."""
@@ -78,5 +82,7 @@ def bounding_boxes(masks: Tensor) -> list[Box]:
         if len(rows) == 0:
             boxes.append((0.0, 0.0, float(mask.shape[1]), float(mask.shape[0])))
         else:
-            boxes.append((float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)))
+            boxes.append(
+                (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
+            )
     return boxes

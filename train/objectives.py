@@ -3,6 +3,7 @@
 Both objectives look the same to the loop:
 
     objective(raw, step)    weighted loss terms by name; their sum is minimised
+    start(source)           prepares fresh weights from data, before the first step
     trainable()             the module whose weights are optimised and averaged
     stateful()              what a checkpoint must hold to resume
     picture(raw)            a grid of examples, (3, H, W) in [-1, 1]
@@ -18,12 +19,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scar.checkpoint import build_model, build_tokenizer, configure, load_tokenizer, save_model, save_tokenizer
+from scar.checkpoint import (
+    build_model,
+    build_tokenizer,
+    configure,
+    load_tokenizer,
+    save_model,
+    save_tokenizer,
+)
 from scar.conditioning import Drop
 from scar.config import EncoderConfig, ScarConfig
 from scar.encoder import VisualEncoder
 from scar.frozen import Frozen
 from train.data.batch import RawBatch, to_signed
+from train.patches import start_codes, start_from_patches
 from train.recipe import Recipe
 
 
@@ -36,14 +45,29 @@ def build_objective(recipe: Recipe) -> TokenizerObjective | ScarObjective:
 
 
 class TokenizerObjective(nn.Module):
-    """Pixels, frozen features and commitment; the codebook follows the latents by moving averages."""
+    """Pixels, frozen features and commitment; the codebook follows the latents by moving
+    averages."""
 
     def __init__(self, recipe: Recipe, config: ScarConfig):
         super().__init__()
         self.recipe = recipe
         self.tokenizer = build_tokenizer(config.tokenizer)
         self.codes = CodebookAverage(self.tokenizer.codebook)
+        if recipe.patch_start:
+            # Its weights are far smaller than a step of the optimiser: it stays what it starts as.
+            self.tokenizer.encoder.shortcut.requires_grad_(False)
+            self.tokenizer.decoder.shortcut.requires_grad_(False)
+        if not recipe.train_encoder:
+            self.tokenizer.encoder.requires_grad_(False)
+            self.tokenizer.quant_conv.requires_grad_(False)
         self.perceptual = FeatureDistance(config.tokenizer.image_size)
+
+    def start(self, source) -> None:
+        if self.recipe.patch_start:
+            raw = source.batch(range(self.recipe.patch_start))
+            images = to_signed(torch.cat([raw.source, raw.target]))
+            start_from_patches(self.tokenizer, images)
+            start_codes(self.tokenizer, images, raw.mask.repeat(2, 1, 1))
 
     def trainable(self) -> nn.Module:
         return self.tokenizer
@@ -57,7 +81,7 @@ class TokenizerObjective(nn.Module):
     def forward(self, raw: RawBatch, step: int) -> dict[str, Tensor]:
         images = to_signed(torch.cat([raw.source, raw.target]))
         out = self.tokenizer.reconstruct(images, self._continuous(len(images), step))
-        if self.training:
+        if self.training and self.recipe.train_encoder:
             self.codes.update(out.latents, out.codes)
         losses = {
             "pixel": F.l1_loss(out.images, images) + F.mse_loss(out.images, images),
@@ -66,12 +90,18 @@ class TokenizerObjective(nn.Module):
         }
         if self.recipe.perceptual > 0:
             # On every fourth image: on all of them it costs as much as the tokenizer itself.
-            losses["perceptual"] = self.recipe.perceptual * self.perceptual(out.images[::4], images[::4])
+            losses["perceptual"] = self.recipe.perceptual * self.perceptual(
+                out.images[::4], images[::4]
+            )
         return losses
 
     def _continuous(self, count: int, step: int) -> Tensor:
         """Which examples skip the quantiser: all at first, none after the recipe's first steps."""
-        share = 1 - step / self.recipe.continuous if self.training and step < self.recipe.continuous else 0.0
+        share = (
+            1 - step / self.recipe.continuous
+            if self.training and step < self.recipe.continuous
+            else 0.0
+        )
         return torch.rand(count, device=self.codes.count.device) < share
 
     @torch.no_grad()
@@ -86,7 +116,8 @@ class TokenizerObjective(nn.Module):
 def spread_loss(latents: Tensor) -> Tensor:
     """How far the second moments of the latents (M, d) are from being the same in all directions.
 
-    Without it the latents were seen to fall onto 4 of their 8 dimensions: average colour, and no detail.
+    Without it the latents were seen to fall onto 4 of their 8 dimensions: average colour, and no
+    detail.
     """
     z = latents.float()
     moments = z.T @ z / z.square().sum() * z.shape[1]  # the identity when isotropic
@@ -96,8 +127,8 @@ def spread_loss(latents: Tensor) -> Tensor:
 class CodebookAverage(nn.Module):
     """Online k-means of the codes (van den Oord et al. 2017, appendix A.1), restarting dead ones.
 
-    A code that fewer than `floor` latents a step have chosen lately is moved onto a random latent: without
-    that a small codebook was seen to keep 5% of its codes alive.
+    A code that fewer than `floor` latents a step have chosen lately is moved onto a random latent:
+    without that a small codebook was seen to keep 5% of its codes alive.
     """
 
     def __init__(self, codebook: nn.Embedding, decay: float = 0.97, floor: float = 0.03):
@@ -125,7 +156,8 @@ class CodebookAverage(nn.Module):
 
 
 class FeatureDistance(nn.Module):
-    """LPIPS without learned weights: channel-normalised EfficientNet-Lite0 features, levels 1/2 to 1/8."""
+    """LPIPS without learned weights: channel-normalised EfficientNet-Lite0 features, levels 1/2 to
+    1/8."""
 
     def __init__(self, size: int):
         super().__init__()
@@ -166,6 +198,9 @@ class ScarObjective(nn.Module):
             raise ValueError("recipe: objective scar needs tokenizer, the folder of a trained one")
         self.frozen = Frozen(config, load_tokenizer(config.tokenizer, Path(recipe.tokenizer)))
         self.model = build_model(config, for_training=True)
+
+    def start(self, source) -> None:
+        """Nothing to prepare: the conditions are projected from the first step."""
 
     def trainable(self) -> nn.Module:
         return self.model
@@ -215,4 +250,3 @@ def guidance_drop(recipe: Recipe, count: int, device: torch.device) -> Drop:
     u = torch.rand(count, device=device)
     both, image = recipe.drop_both, recipe.drop_both + recipe.drop_image
     return Drop(image=u < image, text=(u < both) | ((u >= image) & (u < image + recipe.drop_text)))
-

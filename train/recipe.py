@@ -44,7 +44,7 @@ class Recipe:
     weight_decay: float = 0.05  # on matrices only
     clip: float = 1.0  # gradient norm
     ema: float = 0.999  # decay of the averaged weights; 0 keeps none
-    precision: str = "bf16"  # no | bf16 | fp16
+    precision: str = "bf16"  # bf16 (autocast) | fp32
 
     # Conditions dropped for guidance: shares of examples
     drop_both: float = 0.05
@@ -55,6 +55,8 @@ class Recipe:
     foreground: float = 0.0  # extra weight of tokens inside the edit mask (scar)
     perceptual: float = 1.0  # weight of the feature distance (tokenizer)
     commitment: float = 0.25  # weight of |z - sg(code)|^2 (tokenizer)
+    patch_start: int = 0  # examples whose patches start the tokenizer's linear shortcut; 0: none
+    train_encoder: bool = True  # False: the tokens stay as started, the decoder learns (tokenizer)
     spread: float = 0.0  # weight that keeps the latents in all their dimensions (tokenizer)
     continuous: int = 0  # steps over which the quantiser is phased in (tokenizer)
 
@@ -74,7 +76,7 @@ class Recipe:
             "decay must be constant, cosine or linear": self.decay
             in ("constant", "cosine", "linear"),
             "optimizer must be adamw or muon": self.optimizer in ("adamw", "muon"),
-            "precision must be no, bf16 or fp16": self.precision in ("no", "bf16", "fp16"),
+            "precision must be bf16 or fp32": self.precision in ("bf16", "fp32"),
             "the drop shares must lie in [0, 1] together": 0 <= shares <= 1,
             "keep must be at least 2": self.keep >= 2,
         }
@@ -108,20 +110,26 @@ def load_recipe(path: str | Path, overrides: list[str] = ()) -> Recipe:
 
 
 def _build(data: dict) -> Recipe:
-    known = {f.name: f for f in fields(Recipe)}
+    known = {f.name for f in fields(Recipe)}
     hints = get_type_hints(Recipe)
+    values = {}
     for key, value in data.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"recipe: unknown key {key!r}{hint}")
-        if hints[key] in (int, float) and isinstance(value, str):
-            # YAML reads 1e-4 as a string
-            data[key] = value = hints[key](value)
-        if hints[key] is float and isinstance(value, int) and not isinstance(value, bool):
-            data[key] = value = float(value)
-        if hints[key] in (int, float, str, dict) and type(value) is not hints[key]:
-            raise ValueError(f"recipe: {key} must be {hints[key].__name__}, not {value!r}")
-        if key == "betas":
-            data[key] = tuple(float(beta) for beta in value)
-    return Recipe(**data)
+        values[key] = _typed(key, hints[key], value)
+    return Recipe(**values)
+
+
+def _typed(key: str, kind: type, value):
+    if key == "betas":
+        return tuple(float(beta) for beta in value)
+    if kind is float:
+        try:
+            return float(value)  # YAML reads 1e-4 as a string and 1 as an int
+        except (TypeError, ValueError):
+            raise ValueError(f"recipe: {key} must be a number, not {value!r}") from None
+    if type(value) is not kind:
+        raise ValueError(f"recipe: {key} must be {kind.__name__}, not {value!r}")
+    return value

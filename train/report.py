@@ -1,4 +1,5 @@
-"""What is seen of a run: the progress bar, metrics.jsonl, tensorboard, and grids of fixed examples."""
+"""What is seen of a run: the progress bar, metrics.jsonl, tensorboard, and grids of fixed
+examples."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ PICTURE_EXAMPLES = 8
 
 
 class Report:
-    """Writes to `out`; on resume, lines of steps that will be repeated are cut from metrics.jsonl."""
+    """Writes to `out`; on resume, lines of steps that will be repeated are cut from
+    metrics.jsonl."""
 
     def __init__(self, out: Path, recipe: Recipe, first_step: int):
         self.out, self.recipe = out, recipe
@@ -58,7 +60,9 @@ class Report:
         batches = VALIDATION_EXAMPLES // size
         torch.manual_seed(0)
         for b in range(batches):
-            for name, value in objective(source.batch(range(b * size, (b + 1) * size)), step).items():
+            for name, value in objective(
+                source.batch(range(b * size, (b + 1) * size)), step
+            ).items():
                 sums[name] = sums.get(name, 0.0) + float(value) / batches
         self._write(step, "validation", sums)
         picture = (

@@ -1,0 +1,74 @@
+"""Guidance, filters and draws."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from scar.config import Sampling
+from scar.sampling import SamplingError, draw, guidance_at, guide, keep_likely
+
+
+def test_guidance_moves_from_unconditional_through_conditional():
+    rows = torch.tensor([[[3.0, 0.0]], [[1.0, 1.0]]])
+    assert torch.equal(guide(rows, 0.0), rows[1:])
+    assert torch.equal(guide(rows, 1.0), rows[:1])
+    assert torch.equal(guide(rows, 2.0), torch.tensor([[[5.0, -1.0]]]))
+
+
+def test_ramp_starts_at_one_and_ends_at_the_scale():
+    sampling = Sampling(guidance=5.0)
+    assert [guidance_at(sampling, i, 5, ramp=True) for i in range(5)] == [1, 2, 3, 4, 5]
+    assert {guidance_at(sampling, i, 5, ramp=False) for i in range(5)} == {5.0}
+
+
+def test_top_k_keeps_the_k_largest():
+    logits = torch.tensor([[[0.0, 3.0, 1.0, 2.0]]])
+    kept = torch.isfinite(keep_likely(logits, Sampling(top_k=2)))
+    assert kept.tolist() == [[[False, True, False, True]]]
+    assert torch.equal(keep_likely(logits, Sampling(top_k=9)), logits)
+
+
+def test_top_p_keeps_the_smallest_sufficient_set():
+    logits = torch.tensor([[[0.5, 0.3, 0.15, 0.05]]]).log()
+
+    def kept(p):
+        return torch.isfinite(keep_likely(logits, Sampling(top_p=p))).tolist()[0][0]
+
+    assert kept(0.4) == [True, False, False, False]
+    assert kept(0.79) == [True, True, False, False]
+    assert kept(0.94) == [True, True, True, False]
+    assert kept(1.0) == [True] * 4
+
+
+def test_draws_follow_the_probabilities_and_the_seed():
+    logits = torch.tensor([0.7, 0.2, 0.1]).log().expand(1, 4000, 3)
+    drawn = draw(logits, 1.0, torch.Generator().manual_seed(3))
+    assert torch.equal(drawn, draw(logits, 1.0, torch.Generator().manual_seed(3)))
+    shares = torch.bincount(drawn.flatten(), minlength=3) / drawn.numel()
+    assert torch.allclose(shares, torch.tensor([0.7, 0.2, 0.1]), atol=0.03)
+    assert draw(logits, 0.0, torch.Generator()).unique().tolist() == [0]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_values_that_are_not_finite_are_refused(value):
+    logits = torch.full((1, 1, 4), value)
+    with pytest.raises(SamplingError, match="not finite"):
+        draw(logits, 1.0, torch.Generator())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"guidance": -1.0},
+        {"guidance": float("nan")},
+        {"temperature": -0.1},
+        {"top_k": -1},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+        {"null": "image"},
+    ],
+)
+def test_parameters_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Sampling(**wrong)

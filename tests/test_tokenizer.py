@@ -1,0 +1,108 @@
+"""Image <-> tokens, both families."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from scar.checkpoint import build_tokenizer, configure
+from scar.tokenizer import nearest
+
+PRESETS = ("toy-next-token", "toy-next-set")
+
+
+def tiny(preset: str):
+    torch.manual_seed(0)
+    autoencoder = {"channels": [32, 32, 32], "latent": 16}
+    changes = {"tokenizer": {"codebook_size": 64, "autoencoder": autoencoder}}
+    config = configure(preset, changes).tokenizer
+    return config, build_tokenizer(config).eval()
+
+
+def images(config, count: int = 2) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    small = torch.rand(count, 3, 8, 8, generator=generator) * 2 - 1
+    return torch.nn.functional.interpolate(small, config.image_size)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@torch.no_grad()
+def test_shapes_and_ranges(preset):
+    config, tokenizer = tiny(preset)
+    tokens = tokenizer.encode(images(config))
+    assert tokens.shape == (2, sum(config.set_sizes))
+    assert 0 <= tokens.min() and tokens.max() < config.codebook_size
+    decoded = tokenizer.decode(tokens)
+    assert decoded.shape == (2, 3, config.image_size, config.image_size)
+    assert decoded.abs().max() <= 1
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@torch.no_grad()
+def test_next_inputs_put_together_are_the_inputs_of_training(preset):
+    config, tokenizer = tiny(preset)
+    tokens = tokenizer.encode(images(config))
+    ends = torch.tensor(config.set_sizes).cumsum(0)[:-1].tolist()
+    steps = torch.cat([tokenizer.next_input(tokens[:, :end]) for end in ends], dim=1)
+    whole = tokenizer.inputs(tokens)
+    assert whole.shape[1] == tokens.shape[1] - 1
+    assert torch.allclose(steps.float(), whole.float(), atol=1e-6)
+
+
+@torch.no_grad()
+def test_raster_preview_shows_drawn_cells_on_the_backdrop():
+    config, tokenizer = tiny("toy-next-token")
+    tokens = tokenizer.encode(images(config))
+    backdrop = torch.full((2, 3, config.image_size, config.image_size), 0.25)
+    half = tokenizer.preview(tokens[:, :32], backdrop)
+    side = config.image_size // 2
+    assert torch.equal(half[:, :, side:], backdrop[:, :, side:])
+    assert not torch.allclose(half[:, :, :side], backdrop[:, :, :side])
+    assert torch.equal(tokenizer.preview(tokens, backdrop), tokenizer.decode(tokens))
+
+
+@torch.no_grad()
+def test_scales_add_up_and_approach_the_latents():
+    config, tokenizer = tiny("toy-next-set")
+    f = tokenizer.quant_conv(tokenizer.encoder(images(config)))
+    # A codebook made of the residuals themselves: every scale must then bring the canvas closer.
+    tokenizer.codebook.weight.copy_(f.movedim(1, -1).flatten(0, 2)[:64])
+    tokens, canvas, _ = tokenizer.quantise(f)
+    assert torch.allclose(tokenizer.canvas(tokens), canvas, atol=1e-5)
+    first = tokenizer.canvas(tokens[:, :1])
+    assert (f - canvas).norm() < (f - first).norm()
+
+
+def test_gradients_pass_the_quantiser():
+    for preset in PRESETS:
+        config, tokenizer = tiny(preset)
+        out = tokenizer.reconstruct(images(config), torch.zeros(2, dtype=torch.bool))
+        out.images.square().mean().backward()
+        assert tokenizer.encoder.conv_in.weight.grad.abs().sum() > 0
+        if preset == "toy-next-set":
+            assert all(conv.weight.grad is not None for conv in tokenizer.phi)
+
+
+def test_examples_that_skip_the_quantiser_do_not_depend_on_the_codes():
+    config, tokenizer = tiny("toy-next-token")
+    every, none = torch.ones(2, dtype=torch.bool), torch.zeros(2, dtype=torch.bool)
+    before = [tokenizer.reconstruct(images(config), c).images for c in (every, none)]
+    tokenizer.codebook.weight.data.normal_()
+    after = [tokenizer.reconstruct(images(config), c).images for c in (every, none)]
+    assert torch.equal(before[0], after[0])
+    assert not torch.allclose(before[1], after[1])
+
+
+def test_nearest_is_by_distance():
+    codes = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 3.0]])
+    points = torch.tensor([[[0.2, 0.1], [0.9, 0.2], [0.1, 1.6]]])
+    assert nearest(points, codes).tolist() == [[0, 1, 2]]
+
+
+@torch.no_grad()
+def test_published_shape_of_vq16():
+    config = configure("llamagen-l-c2i").tokenizer
+    with torch.device("meta"):
+        tokenizer = build_tokenizer(config)
+    assert config.grid == 16 and config.autoencoder.downsampling == 16
+    assert tokenizer.codebook.weight.shape == (16384, 8)
