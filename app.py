@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ def main() -> None:
     )  # fmt: skip
     arguments = parser.parse_args()
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as after Ctrl-C: cleanly
     with tempfile.TemporaryDirectory(prefix="scar-studio-") as folder:
         # Gradio reads these when it is imported; its files get a folder that only we sweep.
         os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -42,10 +44,13 @@ def serve(host: str, port: int | None, extra: list[str], folder: Path) -> None:
     from scar.studio import Library, build_studio, launch_studio, start_sweeper
 
     library = Library(models(extra))
-    library.preload(library.names[0])
     studio = build_studio(library, ASSETS)
     start_sweeper(folder)
-    address = launch_studio(studio, host, port)
+    try:
+        address = launch_studio(studio, host, port)
+    except OSError:
+        raise SystemExit(f"Cannot listen on port {port or 7860}; try another --port.") from None
+    library.preload(library.names[0])  # after the page is there: importing torch takes a while
     print(f"SCAR studio on {address.replace('0.0.0.0', 'localhost')}", flush=True)
     studio.block_thread()
 

@@ -1,7 +1,6 @@
 """The served studio over HTTP: endpoints, streaming, refusals, and the program's entry."""
 
 import json
-import signal
 import socket
 import subprocess
 import sys
@@ -132,7 +131,7 @@ def test_the_entry_serves_the_page_and_its_badge(tmp_path):
         page = httpx.get(address, timeout=30)
         assert page.status_code == 200 and "SCAR Studio" in page.text
     finally:
-        server.send_signal(signal.SIGINT)
+        server.terminate()
         server.wait(30)
 
 
@@ -140,3 +139,14 @@ def free_port():
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         return server.getsockname()[1]
+
+
+def test_a_port_in_use_gets_one_sentence():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, ROOT / "app.py", "--host", "127.0.0.1", "--port", port]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert answer.returncode == 1
+    assert answer.stderr.strip().endswith(f"Cannot listen on port {port}; try another --port.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from scar.studio.zero_gpu import on_gpu
 
 log = logging.getLogger(__name__)
 
+FOLDERS = re.compile(r"(?<!\S)/(\S*/)*")  # where the server keeps its files is not shown
 PATIENCE = 120.0  # seconds a run waits for the one before it
 
 
@@ -47,11 +49,12 @@ class Library:
             try:
                 self._models[name] = _warm(self._models[name]())
             except Exception as error:
-                log.exception("loading the model '%s' failed", name)
-                self._problems[name] = str(error).splitlines()[0] if str(error) else "unknown"
-                raise InputError(
-                    f"The model '{name}' cannot be loaded: {self._problems[name]}"
-                ) from None
+                reason = (str(error).splitlines() or ["no reason was given"])[0]
+                is_known = type(error).__name__ == "WeightsError"  # its message says it all
+                log.error("cannot load '%s': %s", name, reason, exc_info=not is_known)
+                reason = FOLDERS.sub("", reason).rstrip(".")
+                self._problems[name] = f"The model '{name}' cannot be loaded: {reason}."
+                raise InputError(self._problems[name]) from None
             self._problems.pop(name, None)
             return self._models[name]
 
