@@ -63,7 +63,6 @@ def build_model(config: ScarConfig, for_training: bool = False) -> SCAR:
 
 def save_tokenizer(tokenizer: VQTokenizer | MultiScaleVQTokenizer, folder: Path) -> None:
     save_weights(tokenizer.state_dict(), folder, "tokenizer")
-    (folder / "tokenizer.json").write_text(json.dumps(to_dict(tokenizer.config), indent=1))
 
 
 def load_tokenizer(

@@ -249,7 +249,9 @@ VAR = {
     f"var-d{d}": NextSetConfig(d, d, 64 * d, drop_path=0.1 * d / 24) for d in (12, 16, 20, 24, 30)
 }
 
-_TOY_AUTOENCODER = AutoencoderConfig((32, 96, 160), blocks=1, latent=64, patch=4, attention=False, shortcut=True)
+_TOY_AUTOENCODER = AutoencoderConfig(
+    (32, 96, 160), blocks=1, latent=64, patch=4, attention=False, shortcut=True
+)
 _TOY_ENCODER = EncoderConfig("efficientnet-lite0", image_size=128, features="multi")
 _TOY_CONDITION = ConditionConfig("minilm-l6", text_slots=24)
 

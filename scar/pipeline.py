@@ -162,7 +162,7 @@ class ScarPipeline:
         text, label = (prompt, -1) if isinstance(prompt, str) else ("", int(prompt))
         if isinstance(prompt, str) and not prompt.strip():
             raise InputError("The prompt is empty; say what the image should show.")
-        if label >= self.config.condition.classes:
+        if not isinstance(prompt, str) and not 0 <= label < self.config.condition.classes:
             count = self.config.condition.classes
             known = (
                 f"its classes are 0 to {count - 1}"

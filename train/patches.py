@@ -57,12 +57,15 @@ def start_from_patches(tokenizer: VQTokenizer | MultiScaleVQTokenizer, images: T
 
 @torch.no_grad()
 def start_codes(
-    tokenizer: VQTokenizer | MultiScaleVQTokenizer, images: Tensor, foreground: Tensor, rounds: int = 12
+    tokenizer: VQTokenizer | MultiScaleVQTokenizer,
+    images: Tensor,
+    foreground: Tensor,
+    rounds: int = 12,
 ) -> None:
     """Set the codebook to the k-means of the latents of `images` (B, 3, H, W) in [-1, 1].
 
-    Half of the latents are taken where `foreground` (B, H, W) is True, so that objects get more than
-    their share of the codes.
+    Half of the latents are taken where `foreground` (B, H, W) is True, so that objects get more
+    than their share of the codes.
     """
     grid, count = tokenizer.config.grid, tokenizer.config.codebook_size
     latents = torch.cat([_latents(tokenizer, part) for part in images.split(64)])  # (B g g, d)

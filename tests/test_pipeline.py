@@ -1,0 +1,175 @@
+"""The pipeline and the command line, on a tiny random model in the real layout."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from scar import ScarPipeline
+from scar.__main__ import main
+from scar.checkpoint import (
+    WeightsError,
+    build_model,
+    build_tokenizer,
+    configure,
+    save_model,
+    save_tokenizer,
+)
+from scar.images import InputError
+from scar.sampling import SamplingError
+
+TINY = {
+    "backbone": {"layers": 1, "heads": 2, "width": 32},
+    "tokenizer": {"codebook_size": 64, "autoencoder": {"channels": [32, 32, 32], "latent": 16}},
+    "condition": {"classes": 3},
+    "class_names": ["cat", "dog", "tree"],
+}
+PARADIGMS = ("next-token", "next-set")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder with both paradigms, like the embedded one."""
+    root = tmp_path_factory.mktemp("model")
+    for paradigm in PARADIGMS:
+        torch.manual_seed(0)
+        config = configure(f"toy-{paradigm}", TINY)
+        model, tokenizer = build_model(config), build_tokenizer(config.tokenizer)
+        for name, parameter in model.named_parameters():
+            if "output" in name or "head." in name:
+                torch.nn.init.normal_(parameter, std=0.3)
+        save_model(model, config, root / paradigm)
+        save_tokenizer(tokenizer, root / paradigm)
+    return root
+
+
+@pytest.fixture(scope="module")
+def pipes(folder) -> dict[str, ScarPipeline]:
+    return {p: ScarPipeline.from_pretrained(folder, paradigm=p, device="cpu") for p in PARADIGMS}
+
+
+def picture(width: int = 96, height: int = 64, seed: int = 0) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((width, height))
+
+
+@pytest.mark.parametrize("paradigm", PARADIGMS)
+def test_edit_keeps_the_size_and_repeats_with_a_seed(pipes, paradigm):
+    pipe = pipes[paradigm]
+    first = pipe.edit(picture(), "add a cat", seed=5)
+    again = pipe.edit(picture(), "add a cat", seed=5)
+    other = pipe.edit(picture(), "add a cat", seed=6)
+    assert pipe.paradigm == paradigm
+    assert first.image.size == (96, 64) and first.image.mode == "RGB"
+    assert first.image.tobytes() == again.image.tobytes() != other.image.tobytes()
+    assert first.seed == 5 and first.tokens == pipe.total_tokens
+    assert {"encode", "prefill", "decode", "pixels"} <= first.timings.keys()
+
+
+@pytest.mark.parametrize("paradigm", PARADIGMS)
+def test_stream_shows_the_picture_growing(pipes, paradigm):
+    outputs = list(pipes[paradigm].stream_edit(picture(), "add a cat", seed=1, every=1))
+    assert [out.step for out in outputs] == list(range(1, outputs[0].total + 1))
+    assert outputs[-1].step == outputs[-1].total
+    assert len({out.image.tobytes() for out in outputs}) > 3
+    few = list(pipes[paradigm].stream_edit(picture(), "add a cat", seed=1, every=1000))
+    assert len(few) == 2
+    assert few[-1].image.tobytes() == outputs[-1].image.tobytes()
+
+
+def test_a_seed_is_drawn_and_named(pipes):
+    pipe = pipes["next-set"]
+    out = pipe.edit(picture(), "add a cat")
+    assert pipe.edit(picture(), "add a cat", seed=out.seed).image.tobytes() == out.image.tobytes()
+
+
+@pytest.mark.parametrize("paradigm", PARADIGMS)
+def test_outside_the_region_nothing_changes(pipes, paradigm):
+    image = picture(128, 128)
+    region = Image.new("L", image.size)
+    region.paste(255, (40, 40, 90, 90))
+    out = pipes[paradigm].edit(image, "add a cat", seed=0, region=region)
+    before, after = np.asarray(image), np.asarray(out.image)
+    outside = np.asarray(region) == 0
+    assert np.array_equal(before[outside], after[outside])
+    assert not np.array_equal(before[~outside], after[~outside])
+
+
+@pytest.mark.parametrize("paradigm", PARADIGMS)
+def test_generate_takes_a_sentence_or_a_class(pipes, paradigm):
+    pipe = pipes[paradigm]
+    assert pipe.classes == ["cat", "dog", "tree"]
+    images = [pipe.generate(picture(), prompt, seed=0).image for prompt in ("a cat", 0, 1)]
+    assert len({image.tobytes() for image in images}) == 3
+
+
+def test_bad_requests_get_one_plain_sentence(pipes):
+    pipe = pipes["next-set"]
+    with pytest.raises(InputError, match="instruction is empty"):
+        pipe.edit(picture(), "   ")
+    with pytest.raises(InputError, match="prompt is empty"):
+        pipe.generate(picture(), "")
+    with pytest.raises(InputError, match="classes are 0 to 2"):
+        pipe.generate(picture(), 3)
+    with pytest.raises(InputError, match="class -5"):
+        pipe.generate(picture(), -5)
+    with pytest.raises(ValueError, match="top_p"):
+        pipe.edit(picture(), "add a cat", top_p=0.0)
+
+
+def test_values_that_are_not_finite_stop_the_run_and_not_the_pipeline(folder):
+    pipe = ScarPipeline.from_pretrained(folder, paradigm="next-set", device="cpu")
+    good = pipe.edit(picture(), "add a cat", seed=0)
+    weight = pipe.model.backbone.head.weight
+    kept = weight.clone()
+    weight.fill_(float("nan"))
+    with pytest.raises(SamplingError, match="not finite"):
+        pipe.edit(picture(), "add a cat", seed=0)
+    weight.copy_(kept)
+    assert pipe.edit(picture(), "add a cat", seed=0).image.tobytes() == good.image.tobytes()
+
+
+def test_missing_models_are_named(tmp_path):
+    with pytest.raises(WeightsError, match="no config.json"):
+        ScarPipeline.from_pretrained(tmp_path)
+    with pytest.raises(WeightsError, match="neither a checkpoint folder nor a Hub id"):
+        ScarPipeline.from_pretrained(tmp_path / "nowhere" / "at" / "all")
+
+
+def test_a_hub_id_offline_gets_one_sentence(monkeypatch, tmp_path):
+    code = (
+        "from scar import ScarPipeline\n"
+        "try:\n    ScarPipeline.from_pretrained('someone/scar')\n"
+        "except ValueError as error:\n    print(error)\n"
+    )
+    environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120
+    )
+    lines = done.stdout.strip().splitlines()
+    assert len(lines) == 1 and "could not be fetched" in lines[0], done.stderr
+
+
+def test_importing_scar_is_quick_and_pulls_in_no_interface():
+    code = "import scar, sys; print([m for m in ('torch', 'gradio') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]"
+
+
+def test_command_line_edits_a_file(folder, tmp_path, capsys):
+    picture().save(tmp_path / "in.png")
+    out = tmp_path / "out.png"
+    model = ["--model", str(folder), "--paradigm", "next-set", "--seed", "3", "-o", str(out)]
+    assert main(["edit", str(tmp_path / "in.png"), "add a cat", *model]) == 0
+    assert Image.open(out).size == (96, 64)
+    assert "seed 3" in capsys.readouterr().out
+    assert main(["generate", str(tmp_path / "in.png"), "2", *model]) == 0
+    (tmp_path / "text.png").write_text("not an image")
+    assert main(["edit", str(tmp_path / "text.png"), "add a cat", *model]) == 1
+    assert "error:" in capsys.readouterr().err
