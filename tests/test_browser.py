@@ -10,7 +10,10 @@ from faults.fake_pipeline import FakePipeline
 from faults.serving import scene, served
 from PIL import Image
 
+from scar.studio import Library, build_studio, launch_studio
+
 CHROMIUM = "/usr/bin/chromium"
+SIDES = ("before", "after")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = pytest.mark.skipif(
     not Path(CHROMIUM).exists(), reason="chromium is not installed (apt-get install chromium)"
@@ -354,3 +357,30 @@ def test_a_chinese_browser_gets_a_chinese_page(open_page):
     page = open_page(locale="zh-CN")
     page.wait_for_function("document.querySelector('#edit-run').innerText === '编辑图片'")
     assert page.get_by_role("tab", name="对比").is_visible()
+
+
+def test_the_embedded_model_edits_an_example_scene(browser, tmp_path_factory):
+    """The real model that ships with the repository, on the real scenes."""
+    import app
+
+    if not list((app.ASSETS / "embedded").glob("**/config.json")):
+        pytest.skip("the embedded checkpoint is not in assets/embedded")
+    library = Library(app.models([]))
+    library.get(library.names[0])
+    studio = build_studio(library, app.ASSETS)
+    try:
+        page = browser.new_page()
+        page.goto(launch_studio(studio, "127.0.0.1"))
+        page.click("#edit-examples button >> nth=0")
+        page.click("#edit-chips button >> nth=0")
+        page.wait_for_selector("#edit-source img")
+        page.wait_for_function("document.querySelector('#edit-instruction textarea').value")
+        page.evaluate(WATCH)
+        page.click("#edit-run")
+        page.wait_for_selector("#edit-stage .stage.done", timeout=60_000)
+        assert page.evaluate("window.seen.size") >= 4
+        before, after = (page.get_attribute(f"#edit-stage img.{s}", "src") for s in SIDES)
+        assert before != after
+        keep(page, "embedded")
+    finally:
+        studio.close()

@@ -120,7 +120,7 @@ class ControlTab:
             self._events,
             [*drawing, self.by, self.prompt, self.label, bench.panel.model, *bench.panel.inputs],
         )
-        bench.strip.select(self._recall, bench.runs, bench.recall_outputs, **QUIET)
+        bench.strip.select(self._recall, bench.runs, [self.prompt, *bench.recall_outputs], **QUIET)
 
     def _draw(self, upload: Upload | None, kind: str, *values: Any) -> dict:
         groups = {row: gr.update(visible=name == kind) for name, row in self.groups.items()}
@@ -169,7 +169,9 @@ class ControlTab:
         return [scene.publish(results_folder()), scene.caption]
 
     def _recall(self, runs: list[Run], event: gr.EventData) -> dict:
-        updates, _ = self.bench.recalled(runs, event.index)
+        updates, parameters = self.bench.recalled(runs, event.index)
+        if isinstance(words := parameters.get("prompt"), str):
+            updates[self.prompt] = words
         return updates
 
 

@@ -129,7 +129,7 @@ def strip(pictures: list[tuple[str, str]], selected: int | None = None) -> str:
         f'<img src="{url}" alt="" draggable="false"></button>'
         for index, (url, label) in enumerate(pictures)
     )
-    return f'<div class="strip" role="group">{buttons}</div>'
+    return f'<div class="strip" role="group" aria-label="Pictures">{buttons}</div>'
 
 
 def chips(sentences: list[str]) -> str:
