@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import functools
 import json
-import os
 import pickle
 import re
 import shutil
@@ -23,7 +22,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from scar.checkpoint import (
@@ -123,7 +122,8 @@ def load_published(path: Path) -> State:
             reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
             raise WeightsError(f"{path.name} is damaged or truncated: {reason}") from None
     state = _unwrapped(found)
-    if not _is_state_dict(state):
+    entries = state.items() if isinstance(state, dict) else ()
+    if not entries or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in entries):
         raise WeightsError(f"{path.name} is a PyTorch file but holds no state dict")
     return state
 
@@ -137,23 +137,22 @@ def convert_llamagen(state: State, config: ScarConfig) -> State:
         r"conditioner\.null_text": "cls_embedding.uncond_embedding",
         r"backbone\.(.*)": r"\1",
     }
-    return _converted(state, _known_shapes(config), rules, constants=r"freqs_cis")
+    return _converted(state, _shapes(build_model, config), rules, constants=r"freqs_cis")
 
 
 def convert_vq16(state: State, config: ScarConfig) -> State:
     """The VQ-16 tokenizer of LlamaGen (`tokenizer/tokenizer_image/vq_model.py`)."""
     rules = {
-        r"codebook\.weight": "quantize.embedding.weight",
-        r"(.*)\.head\.norm\.(\w+)": r"\1.norm_out.\2",
-        r"(.*)\.head\.conv\.(\w+)": r"\1.conv_out.\2",
-        r"(.*)\.proj\.(\w+)": r"\1.proj_out.\2",
-        r"(.*)\.skip\.(\w+)": r"\1.nin_shortcut.\2",
-        r"encoder\.(.*)\.resample\.(.*)": r"encoder.\1.downsample.\2",
-        r"decoder\.(.*)\.resample\.(.*)": r"decoder.\1.upsample.\2",
+        **_AUTOENCODER,
         r"(.*)\.levels\.(.*)": r"\1.conv_blocks.\2",
         r"(.*)\.qkv\.(\w+)": r"\1.q.\2|\1.k.\2|\1.v.\2",
     }
-    return _converted(state, _tokenizer_shapes(config), rules, constants=r"quantize\.codebook_used")
+    return _converted(
+        state,
+        _shapes(build_tokenizer, config.tokenizer),
+        rules,
+        constants=r"quantize\.codebook_used",
+    )
 
 
 def convert_var(state: State, config: ScarConfig) -> State:
@@ -164,25 +163,19 @@ def convert_var(state: State, config: ScarConfig) -> State:
         r"backbone\.(.*)": r"\1",
     }
     constants = r"lvl_1L|attn_bias_for_masking|blocks\.\d+\.attn\.zero_k_bias"
-    return _converted(state, _known_shapes(config), rules, constants)
+    return _converted(state, _shapes(build_model, config), rules, constants)
 
 
 def convert_var_tokenizer(state: State, config: ScarConfig) -> State:
     """The multi-scale tokenizer of VAR (`models/vqvae.py`)."""
     coarsest = len(config.tokenizer.autoencoder.channels) - 1
     rules = {
-        r"codebook\.weight": "quantize.embedding.weight",
+        **_AUTOENCODER,
         r"phi\.(.*)": r"quantize.quant_resi.qresi_ls.\1",
-        r"(.*)\.head\.norm\.(\w+)": r"\1.norm_out.\2",
-        r"(.*)\.head\.conv\.(\w+)": r"\1.conv_out.\2",
         r"(.*)\.mid\.0\.(.*)": r"\1.mid.block_1.\2",
         r"(.*)\.mid\.1\.(.*)": r"\1.mid.attn_1.\2",
         r"(.*)\.mid\.2\.(.*)": r"\1.mid.block_2.\2",
-        r"(.*)\.proj\.(\w+)": r"\1.proj_out.\2",
-        r"(.*)\.skip\.(\w+)": r"\1.nin_shortcut.\2",
         r"(.*)\.res\.(.*)": r"\1.block.\2",
-        r"encoder\.(.*)\.resample\.(.*)": r"encoder.\1.downsample.\2",
-        r"decoder\.(.*)\.resample\.(.*)": r"decoder.\1.upsample.\2",
         r"encoder\.levels\.(.*)": r"encoder.down.\1",
         # VAR counts the decoder's levels from the finest, we in the order they run.
         **{
@@ -191,7 +184,7 @@ def convert_var_tokenizer(state: State, config: ScarConfig) -> State:
         },
     }
     constants = r"quantize\.ema_vocab_hit_SV"
-    return _converted(state, _tokenizer_shapes(config), rules, constants)
+    return _converted(state, _shapes(build_tokenizer, config.tokenizer), rules, constants)
 
 
 CONVERTERS: dict[str, tuple[str, Callable[[State, ScarConfig], State]]] = {
@@ -199,6 +192,16 @@ CONVERTERS: dict[str, tuple[str, Callable[[State, ScarConfig], State]]] = {
     "vq16": ("tokenizer", convert_vq16),
     "var": ("model", convert_var),
     "var-tokenizer": ("tokenizer", convert_var_tokenizer),
+}
+
+# Our names -> those that both published autoencoders use.
+_AUTOENCODER = {
+    r"codebook\.weight": "quantize.embedding.weight",
+    r"(.*)\.head\.(norm|conv)\.(\w+)": r"\1.\2_out.\3",
+    r"(.*)\.proj\.(\w+)": r"\1.proj_out.\2",
+    r"(.*)\.skip\.(\w+)": r"\1.nin_shortcut.\2",
+    r"encoder\.(.*)\.resample\.(.*)": r"encoder.\1.downsample.\2",
+    r"decoder\.(.*)\.resample\.(.*)": r"decoder.\1.upsample.\2",
 }
 
 
@@ -256,16 +259,11 @@ def _is_fresh(key: str) -> bool:
     )
 
 
-def _known_shapes(config: ScarConfig) -> dict[str, torch.Size]:
+def _shapes(build: Callable[..., nn.Module], config) -> dict[str, torch.Size]:
+    """Of everything a module learns that a published layout can hold."""
     with torch.device("meta"):
-        state = build_model(config).state_dict()
+        state = build(config).state_dict()
     return {key: value.shape for key, value in state.items() if not _is_fresh(key)}
-
-
-def _tokenizer_shapes(config: ScarConfig) -> dict[str, torch.Size]:
-    with torch.device("meta"):
-        state = build_tokenizer(config.tokenizer).state_dict()
-    return {key: value.shape for key, value in state.items()}
 
 
 def _fresh_parts(config: ScarConfig) -> State:
@@ -297,14 +295,21 @@ def _published_into(folder: Path) -> Iterator[Path]:
     """A scratch folder whose files move into `folder` at the end, or vanish on any failure."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    existed, moved = folder.exists(), []
     try:
         yield scratch
         folder.mkdir(exist_ok=True)
         # The config last: a folder is recognised by it.
         for file in sorted(scratch.iterdir(), key=lambda file: file.name == "config.json"):
-            os.replace(file, folder / file.name)
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{folder} could not be written: {error}") from error
+            moved.append(Path(shutil.move(file, folder / file.name)))
+    except BaseException as error:
+        for file in moved:
+            file.unlink()
+        if not existed:
+            shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError | SafetensorError):
+            raise WeightsError(f"{folder} could not be written: {error}") from error
+        raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -317,11 +322,3 @@ def _unwrapped(found):
         if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
             return found[wrapper]
     return found
-
-
-def _is_state_dict(found) -> bool:
-    return (
-        isinstance(found, dict)
-        and len(found) > 0
-        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items())
-    )
