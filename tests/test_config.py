@@ -74,7 +74,8 @@ def test_damaged_missing_and_foreign_weights_get_one_sentence(tmp_path):
     with pytest.raises(WeightsError, match="no model weights"):
         load_model(config, tmp_path)
     save_model(build_model(config), config, tmp_path)
-    other = configure("toy-next-token", {**TINY, "backbone": {"layers": 2, "heads": 2, "width": 32}})
+    deeper = {"layers": 2, "heads": 2, "width": 32}
+    other = configure("toy-next-token", {**TINY, "backbone": deeper})
     with pytest.raises(WeightsError, match="missing: backbone.layers.1"):
         load_model(other, tmp_path)
     file = next(tmp_path.glob("model*.safetensors"))

@@ -31,7 +31,7 @@ def test_shapes_and_ranges(preset):
     config, tokenizer = tiny(preset)
     tokens = tokenizer.encode(images(config))
     assert tokens.shape == (2, sum(config.set_sizes))
-    assert 0 <= tokens.min() and tokens.max() < config.codebook_size
+    assert tokens.min() >= 0 and tokens.max() < config.codebook_size
     decoded = tokenizer.decode(tokens)
     assert decoded.shape == (2, 3, config.image_size, config.image_size)
     assert decoded.abs().max() <= 1

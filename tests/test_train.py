@@ -101,12 +101,14 @@ def test_a_resumed_run_repeats_an_unbroken_one_to_the_last_bit(tokenizer_folder,
         assert files[0] == files[1]
 
 
-def test_losses_fall_and_inference_weights_are_exported(tokenizer_folder, tmp_path):
-    # The same two examples every step: one batch must be learned.
-    recipe = edit_recipe(
-        tokenizer_folder, tmp_path, "steps=1", "batch_size=2", "warmup=0", "log_every=1"
-    )
-    final = train(recipe)
+def test_another_run_in_the_same_folder_is_refused(tokenizer_folder, tmp_path):
+    train(edit_recipe(tokenizer_folder, tmp_path, "steps=1"))
+    with pytest.raises(ValueError, match="another seed"):
+        train(edit_recipe(tokenizer_folder, tmp_path, "steps=2", "seed=1"))
+
+
+def test_inference_weights_are_exported(tokenizer_folder, tmp_path):
+    final = train(edit_recipe(tokenizer_folder, tmp_path, "steps=1"))
     assert (final / "config.json").is_file()
     keys = checkpoints.load_file(next(final.glob("model*.safetensors")))
     assert keys and not any(key.startswith("upsampler") for key in keys)

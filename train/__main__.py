@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import sys
 from contextlib import nullcontext
@@ -23,6 +24,17 @@ from train.recipe import Recipe, load_recipe
 from train.report import Report
 
 BAD_STEPS_ALLOWED = 10
+# What a resumed run may change without becoming another run.
+FREE_TO_CHANGE = {
+    "about",
+    "out",
+    "steps",
+    "log_every",
+    "save_every",
+    "keep",
+    "grid_every",
+    "threads",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -157,12 +169,24 @@ def _resume(recipe: Recipe, objective, optimizers, average: Average) -> int:
     if path is None:
         return 0
     tensors, facts = checkpoints.load(path)
+    _same_run(recipe, facts["recipe"])
     objective.stateful().load_state_dict(tensors["model"])
     for i, optimizer in enumerate(optimizers):
         checkpoints.restore_optimizer(optimizer, tensors[f"optimizer{i}"])
     average.load(tensors.get("ema", {}))
     print(f"resuming from {path.name}")
     return facts["step"]
+
+
+def _same_run(recipe: Recipe, before: dict) -> None:
+    """Raises ValueError if a checkpoint is of a run that this recipe would not continue."""
+    now = json.loads(json.dumps(asdict(recipe)))
+    changed = [key for key in now if now[key] != before.get(key) and key not in FREE_TO_CHANGE]
+    if changed:
+        raise ValueError(
+            f"{recipe.out} holds a run with another {', '.join(changed)}; "
+            "choose another out, or remove its checkpoints to start over"
+        )
 
 
 def _save(
