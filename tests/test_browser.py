@@ -43,6 +43,18 @@ def pipe():
     return FakePipeline(step_seconds=0.015)
 
 
+@pytest.fixture
+def slow(pipe):
+    """Makes runs so slow that none ends by itself; calling it makes the next ones fast again."""
+    usual, pipe.step_seconds = pipe.step_seconds, 0.4
+
+    def hurry():
+        pipe.step_seconds = usual
+
+    yield hurry
+    hurry()
+
+
 @pytest.fixture(scope="module")
 def address(pipe, tmp_path_factory):
     models = {"next-token": pipe, "next-set": FakePipeline("next-set")}
@@ -177,7 +189,7 @@ def test_a_file_that_is_no_image_gives_one_sentence(page):
     pick_and_run(page)
 
 
-def test_stop_ends_the_run_and_the_next_one_works(page, pipe):
+def test_stop_ends_the_run_and_the_next_one_works(page, pipe, slow):
     abandoned = pipe.abandoned
     page.click("#edit-examples button >> nth=0")
     page.wait_for_selector("#edit-source img")
@@ -185,6 +197,7 @@ def test_stop_ends_the_run_and_the_next_one_works(page, pipe):
     page.click("#edit-run")
     page.wait_for_selector("#edit-stage .stage.partial")
     page.click("#edit-stop")
+    slow()
     page.get_by_text("Stopped").wait_for()
     page.wait_for_selector("#edit-run")
     assert page.query_selector("#edit-history button") is None
@@ -193,7 +206,7 @@ def test_stop_ends_the_run_and_the_next_one_works(page, pipe):
     assert pipe.abandoned == abandoned + 1 and pipe.running == 0
 
 
-def test_a_closed_tab_frees_the_model(open_page, pipe):
+def test_a_closed_tab_frees_the_model(open_page, pipe, slow):
     abandoned = pipe.abandoned
     page = open_page()
     page.click("#edit-surprise")
@@ -201,6 +214,7 @@ def test_a_closed_tab_frees_the_model(open_page, pipe):
     page.click("#edit-run")
     page.wait_for_selector("#edit-stage .stage.partial")
     page.close()
+    slow()
     other = open_page()
     pick_and_run(other)
     assert pipe.abandoned == abandoned + 1 and pipe.running == 0
