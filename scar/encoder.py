@@ -24,6 +24,7 @@ class Backbone:
     width: int  # channels of the last features
     levels: tuple[int, ...]  # what features="multi" reads: block indices, or stages of a CNN
     stages: tuple[tuple[int, int], ...] = ()  # of a CNN: (channels, stride) of each of `levels`
+    inner: int = 0  # channels of `levels` where the last features have others (SAM's neck)
 
 
 ENCODERS = {
@@ -33,7 +34,7 @@ ENCODERS = {
     "dinov2-l": Backbone("vit_large_patch14_dinov2.lvd142m", 14, 1024, (5, 11, 17, 23)),
     "dinov3-b": Backbone("vit_base_patch16_dinov3.lvd1689m", 16, 768, (2, 5, 8, 11)),
     "vit-b": Backbone("vit_base_patch16_224.augreg2_in21k_ft_in1k", 16, 768, (2, 5, 8, 11)),
-    "sam-b": Backbone("samvit_base_patch16.sa1b", 16, 768, (2, 5, 8, 11)),
+    "sam-b": Backbone("samvit_base_patch16.sa1b", 16, 256, (2, 5, 8, 11), inner=768),
     "clip-b": Backbone("vit_base_patch16_clip_224.openai", 16, 768, (2, 5, 8, 11)),
     "siglip2-b": Backbone("vit_base_patch16_siglip_256.v2_webli", 16, 768, (2, 5, 8, 11)),
     "efficientnet-lite0": Backbone(
@@ -106,7 +107,7 @@ def feature_shape(config: EncoderConfig) -> tuple[int, int]:
     width = spec.width
     if config.features == "multi":
         widths = [c * (spec.patch // stride) ** 2 for c, stride in spec.stages]
-        width = sum(widths) or spec.width * len(spec.levels)
+        width = sum(widths) or (spec.inner or spec.width) * len(spec.levels)
     return config.image_size // spec.patch, width
 
 
