@@ -1,4 +1,7 @@
-"""python -m train RECIPE.yaml [key=value ...]: the one training loop, for every objective."""
+"""python -m train RECIPE.yaml [key=value ...]: the one training loop, for every objective.
+
+--dry-run prints what the run would need and cost, and trains nothing.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,10 @@ from tqdm import tqdm
 from train import checkpoints
 from train.average import Average
 from train.data.sources import open_source
+from train.dry_run import dry_run
 from train.objectives import build_objective
 from train.optim import build_optimizers, rate
-from train.recipe import Recipe, load_recipe
+from train.recipe import Recipe, load_recipe, scheduled
 from train.report import Report
 
 BAD_STEPS_ALLOWED = 10
@@ -41,9 +45,14 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m train", description=__doc__)
     parser.add_argument("recipe", help="a YAML file, see train/recipes/")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--dry-run", action="store_true", help="sizes, costs and what is missing")
     arguments = parser.parse_args(argv)
     try:
-        train(load_recipe(arguments.recipe, arguments.overrides))
+        recipe = load_recipe(arguments.recipe, arguments.overrides)
+        if arguments.dry_run:
+            dry_run(recipe)
+        else:
+            train(recipe)
     except (ValueError, checkpoints.CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -64,10 +73,11 @@ def train(recipe: Recipe) -> Path:
     precision = "bf16" if recipe.precision == "bf16" else "no"
     accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
     out, main_process = Path(recipe.out), accelerator.is_main_process
+    source = open_source(recipe, "train", accelerator.device)
+    recipe = scheduled(recipe, source)
     torch.manual_seed(recipe.seed)
     objective = build_objective(recipe).to(accelerator.device, memory_format=torch.channels_last)
     optimizers = build_optimizers(recipe, objective.trainable())
-    source = open_source(recipe, "train", accelerator.device)
     average = Average(objective.trainable(), recipe.ema)
     start = step = _resume(recipe, objective, optimizers, average)
     if start == 0:
@@ -181,7 +191,9 @@ def _resume(recipe: Recipe, objective, optimizers, average: Average) -> int:
 def _same_run(recipe: Recipe, before: dict) -> None:
     """Raises ValueError if a checkpoint is of a run that this recipe would not continue."""
     now = json.loads(json.dumps(asdict(recipe)))
-    changed = [key for key in now if now[key] != before.get(key) and key not in FREE_TO_CHANGE]
+    changed = [
+        key for key in now if now[key] != before.get(key, now[key]) and key not in FREE_TO_CHANGE
+    ]
     if changed:
         raise ValueError(
             f"{recipe.out} holds a run with another {', '.join(changed)}; "

@@ -29,8 +29,10 @@ from scar.checkpoint import (
 )
 from scar.conditioning import Drop
 from scar.config import EncoderConfig, ScarConfig
+from scar.convert import load_start
 from scar.encoder import VisualEncoder
 from scar.frozen import Frozen
+from scar.model import Batch
 from train.data.batch import RawBatch, to_signed
 from train.patches import start_codes, start_from_patches
 from train.recipe import Recipe
@@ -39,6 +41,11 @@ from train.recipe import Recipe
 def build_objective(recipe: Recipe) -> TokenizerObjective | ScarObjective:
     """Raises ValueError for an unknown preset or a missing tokenizer."""
     config = configure(recipe.preset, recipe.model)
+    if recipe.size != config.tokenizer.image_size:
+        raise ValueError(
+            f"recipe: size is {recipe.size}, but the tokenizer of {recipe.preset} reads images of "
+            f"{config.tokenizer.image_size}"
+        )
     if recipe.objective == "tokenizer":
         return TokenizerObjective(recipe, config)
     return ScarObjective(recipe, config)
@@ -200,7 +207,9 @@ class ScarObjective(nn.Module):
         self.model = build_model(config, for_training=True)
 
     def start(self, source) -> None:
-        """Nothing to prepare: the conditions are projected from the first step."""
+        if self.recipe.init:
+            fresh = load_start(self.model, Path(self.recipe.init))
+            print(f"started from {self.recipe.init}; fresh: {', '.join(fresh) or 'nothing'}")
 
     def trainable(self) -> nn.Module:
         return self.model
@@ -212,19 +221,11 @@ class ScarObjective(nn.Module):
         save_model(self.model, self.config, folder)
         save_tokenizer(self.frozen.tokenizer, folder)
 
-    def forward(self, raw: RawBatch, step: int) -> dict[str, Tensor]:
-        source, target = to_signed(raw.source), to_signed(raw.target)
-        drop = guidance_drop(self.recipe, len(source), source.device)
-        weights = self._weights(raw.mask)
-        batch = self.frozen.batch(source, target, raw.text, raw.label, drop, weights)
-        return self.model(batch)._asdict()
-
-    def _weights(self, mask: Tensor) -> Tensor:
-        """(B, S, S) -> (B, N): tokens that touch the edit count 1 + foreground times."""
-        touched = []
-        for side in self.config.tokenizer.sides:
-            touched.append(F.adaptive_max_pool2d(mask.float().unsqueeze(1), side).flatten(1))
-        return 1 + self.recipe.foreground * torch.cat(touched, dim=1)
+    def forward(self, raw: RawBatch | Batch, step: int) -> dict[str, Tensor]:
+        """`raw` is a Batch where the frozen networks have seen the examples beforehand."""
+        drop = guidance_drop(self.recipe, len(raw.label), raw.label.device)
+        batch = raw if isinstance(raw, Batch) else see(self.frozen, raw, self.recipe.foreground)
+        return self.model(batch._replace(drop=drop))._asdict()
 
     @torch.no_grad()
     def picture(self, raw: RawBatch) -> Tensor:
@@ -243,6 +244,20 @@ class ScarObjective(nn.Module):
         seen = frozen.tokenizer.decode(frozen.tokenizer.encode(target))
         rows = [source, frozen.tokenizer.decode(tokens), seen, target]
         return torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2)
+
+
+def see(frozen: Frozen, raw: RawBatch, foreground: float) -> Batch:
+    """What the frozen networks make of a raw batch, with no condition dropped.
+
+    foreground: tokens that touch the edit count 1 + foreground times.
+    """
+    masks = raw.mask.float().unsqueeze(1)  # (B, 1, S, S)
+    sides = frozen.tokenizer.config.sides
+    touched = [F.adaptive_max_pool2d(masks, side).flatten(1) for side in sides]
+    weights = 1 + foreground * torch.cat(touched, dim=1)  # (B, N)
+    none = torch.zeros_like(raw.label, dtype=torch.bool)
+    source, target = to_signed(raw.source), to_signed(raw.target)
+    return frozen.batch(source, target, raw.text, raw.label, Drop(none, none), weights)
 
 
 def guidance_drop(recipe: Recipe, count: int, device: torch.device) -> Drop:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field, fields
+from collections.abc import Sized
+from dataclasses import dataclass, field, fields, replace
+from math import ceil
 from pathlib import Path
 from typing import get_type_hints
 
@@ -21,8 +23,18 @@ class Recipe:
     model: dict = field(default_factory=dict)  # fields of the preset to replace, nested
 
     # Data
-    data: str = "toy"
+    data: str = "toy"  # toy | imagenet | multigen | seed-edit
+    folder: str = ""  # where the data lie (all but toy); layouts are in train/README.md
+    control: str = ""  # which map is the condition: canny | depth | hed | sketch | lineart
+    controls: str = ""  # folder of maps made beforehand (imagenet); "": drawn while training
+    # auto takes the small embedded network where a detector's weights are not on this machine.
+    detector: str = "auto"  # who draws maps while training: auto | real | embedded
+    extracted: str = ""  # folder that `python -m train.extract` filled; read instead of images
     size: int = 256  # pixels a side
+    fit: str = "crop"  # crop: a square out of the image | squash: the whole image, distorted
+    enlarge: float = 1.0  # the square is 1 / enlarge of the short side, at random in training
+    flip: float = 0.0  # share of examples mirrored; instructions say left and right
+    workers: int = 4  # threads that read, decode and draw maps, per process
     objects: int = 48  # ToyScenes vocabulary
     tasks: dict = field(default_factory=lambda: {"edit": 1.0})  # task -> share of examples
 
@@ -32,6 +44,7 @@ class Recipe:
 
     # Schedule
     steps: int = 1000
+    epochs: float = 0.0  # passes over the data; 0: `steps` decides
     batch_size: int = 32  # examples per optimiser step, over all processes
     accumulate: int = 1  # micro-batches per step
     learning_rate: float = 1e-4
@@ -65,7 +78,6 @@ class Recipe:
     save_every: int = 500
     keep: int = 2  # checkpoints kept
     grid_every: int = 500  # picture grids of fixed validation examples; 0: none
-    workers: int = 0  # data processes
     threads: int = 0  # CPU threads; 0: torch's choice
 
     def __post_init__(self) -> None:
@@ -79,6 +91,13 @@ class Recipe:
             "precision must be bf16 or fp32": self.precision in ("bf16", "fp32"),
             "the drop shares must lie in [0, 1] together": 0 <= shares <= 1,
             "keep must be at least 2": self.keep >= 2,
+            "detector must be auto, real or embedded": self.detector
+            in ("auto", "real", "embedded"),
+            "fit must be crop or squash": self.fit in ("crop", "squash"),
+            "enlarge must be 1 or more": self.enlarge >= 1,
+            "flip must lie in [0, 1]": 0 <= self.flip <= 1,
+            "epochs must be 0 or more": self.epochs >= 0,
+            "toy data have no end: set steps, not epochs": not (self.epochs and self.data == "toy"),
         }
         for message, holds in checks.items():
             if not holds:
@@ -88,15 +107,13 @@ class Recipe:
 def load_recipe(path: str | Path, overrides: list[str] = ()) -> Recipe:
     """Read a YAML recipe and apply `key=value` overrides (dots reach into `model` and `tasks`).
 
+    A recipe may name another one of its folder as `base`: it has all fields of that one but those
+    it sets itself.
+
     Raises:
         ValueError: the file is missing, is not a mapping, or names an unknown or ill-typed key.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"recipe {path} does not exist; recipes are in train/recipes/")
-    data = yaml.safe_load(path.read_text())
-    if not isinstance(data, dict):
-        raise ValueError(f"recipe {path} must be a mapping of fields")
+    data = _read(Path(path))
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
@@ -107,6 +124,26 @@ def load_recipe(path: str | Path, overrides: list[str] = ()) -> Recipe:
             target = target.setdefault(parent, {})
         target[last] = yaml.safe_load(text)
     return _build(data)
+
+
+def scheduled(recipe: Recipe, source: Sized) -> Recipe:
+    """The recipe with its epochs over `source` as steps; the last one may reach into the next."""
+    if not recipe.epochs:
+        return recipe
+    return replace(recipe, steps=ceil(recipe.epochs * len(source) / recipe.batch_size))
+
+
+def _read(path: Path) -> dict:
+    if not path.is_file():
+        raise ValueError(f"recipe {path} does not exist; recipes are in train/recipes/")
+    try:
+        data = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"recipe {path} is not YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"recipe {path} must be a mapping of fields")
+    base = data.pop("base", None)
+    return _read(path.parent / base) | data if base else data
 
 
 def _build(data: dict) -> Recipe:

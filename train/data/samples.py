@@ -1,0 +1,201 @@
+"""From files to batches: decoding, joint cropping, shuffling, and what happens to damaged samples.
+
+A reader gives `len(reader)`, `reader.read(i) -> Sample`, `reader.name(i)` for messages and
+`reader.blocks`. `Samples` turns one into the source the loop asks. Everything is a function of the
+recipe's seed and the index asked for, so that a run can stop, move and go on.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from preprocessors import preprocess
+from scar.images import to_rgb
+from train.data.batch import RawBatch
+from train.data.rows import BLOCKS_TOGETHER
+from train.recipe import Recipe
+
+FAULTS_ALLOWED = 0.01  # share of the samples read
+JUDGED_FROM = 1000  # samples; the share of fewer says little
+ATTEMPTS = 20  # replacements tried for one sample
+
+log = logging.getLogger("train.data")
+
+
+class SampleError(ValueError):
+    """A sample is missing or damaged; the message says how."""
+
+
+class Sample(NamedTuple):
+    """One example as it lies on disk."""
+
+    target: Image.Image  # RGB
+    source: Image.Image | None  # RGB, of the target's shape; None: a control map has to be drawn
+    text: str = ""
+    label: int = -1
+
+
+class Samples:
+    """Batches of a reader's samples in a seeded order.
+
+    Index i is sample i % n of epoch i // n: the order is keyed to (seed, epoch), crop and flip to
+    (seed, i). A sample that cannot be read is logged, counted and replaced by another one, keyed to
+    (seed, i) as well. Reading runs ahead in threads by one batch, guessed from the last two.
+
+    Args:
+        train: shuffle, crop at random and flip; otherwise in order, from the centre.
+
+    Raises:
+        ValueError: more than 1% of the samples could not be read.
+    """
+
+    def __init__(self, reader, recipe: Recipe, train: bool, device: torch.device):
+        if not len(reader):
+            raise ValueError(f"{recipe.folder} holds no samples")
+        self.reader, self.recipe, self.train, self.device = reader, recipe, train, device
+        self.order = lru_cache(2)(self._order)
+        self.pool = ThreadPoolExecutor(max(recipe.workers, 1), "samples")
+        self.ahead: dict[int, Future] = {}
+        self.last = None
+        self.seen = self.faults = 0
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def batch(self, indices: Sequence[int]) -> RawBatch:
+        futures = [self.ahead.pop(i, None) or self.pool.submit(self._example, i) for i in indices]
+        self._read_ahead(indices)
+        sources, targets, texts, labels = zip(*(f.result() for f in futures), strict=True)
+        target = torch.stack(targets).to(self.device, non_blocking=True)
+        return RawBatch(
+            torch.stack(sources).to(self.device, non_blocking=True),
+            target,
+            list(texts),
+            torch.tensor(labels, device=self.device),
+            # What changes is not known here: every token counts alike.
+            torch.ones_like(target[:, 0], dtype=torch.bool),
+        )
+
+    def _read_ahead(self, indices: Sequence[int]) -> None:
+        for future in self.ahead.values():
+            future.cancel()
+        self.ahead = {}
+        stride = indices[0] - self.last if self.last is not None else 0
+        self.last = indices[0]
+        if stride > 0:
+            self.ahead = {i + stride: self.pool.submit(self._example, i + stride) for i in indices}
+
+    def _example(self, index: int) -> tuple[Tensor, Tensor, str, int]:
+        rng = Random(f"{self.recipe.seed}/{index}")
+        epoch, position = divmod(index, len(self.reader))
+        number = int(self.order(epoch)[position])
+        for _ in range(ATTEMPTS):
+            try:
+                return self._framed(number, rng)
+            except SampleError as error:
+                self._count_fault(number, error)
+                number = rng.randrange(len(self.reader))
+        raise ValueError(f"{ATTEMPTS} samples in a row could not be read; the last: {number}")
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if not self.train:
+            return np.arange(len(self.reader))
+        return epoch_order(self.reader.blocks, self.recipe.seed, epoch)
+
+    def _framed(self, number: int, rng: Random) -> tuple[Tensor, Tensor, str, int]:
+        self.seen += 1
+        sample, recipe = self.reader.read(number), self.recipe
+        images = [sample.target] if sample.source is None else [sample.target, sample.source]
+        target, *rest = frame(images, recipe, rng if self.train else None)
+        source = rest[0] if rest else self._map(target)
+        return to_tensor(source), to_tensor(target), sample.text, sample.label
+
+    def _map(self, image: Image.Image) -> Image.Image:
+        recipe = self.recipe
+        return preprocess(recipe.control, image, recipe.size, backend=recipe.detector)
+
+    def _count_fault(self, number: int, error: SampleError) -> None:
+        self.faults += 1
+        log.warning("%s was replaced: %s", self.reader.name(number), error)
+        if self.faults > FAULTS_ALLOWED * max(self.seen, min(JUDGED_FROM, len(self.reader))):
+            raise ValueError(
+                f"{self.faults} of {self.seen} samples could not be read, more than 1%; the last "
+                f"was {self.reader.name(number)}: {error}"
+            )
+
+
+def epoch_order(blocks: Sequence[range], seed: int, epoch: int) -> np.ndarray:
+    """A permutation of all samples keyed to (seed, epoch): blocks in random order, and the samples
+    of a few consecutive ones among each other, so that large files are read block by block."""
+    rng = np.random.default_rng((seed, epoch))
+    shuffled = [blocks[b] for b in rng.permutation(len(blocks))]
+    order = []
+    for first in range(0, len(shuffled), BLOCKS_TOGETHER):
+        together = shuffled[first : first + BLOCKS_TOGETHER]
+        order.append(
+            rng.permutation(np.concatenate([np.arange(b.start, b.stop) for b in together]))
+        )
+    return np.concatenate(order)
+
+
+def frame(images: list[Image.Image], recipe: Recipe, rng: Random | None) -> list[Image.Image]:
+    """Images of one scene -> size x size, by one and the same crop and flip.
+
+    The crop is in shares of an image, so they may differ in size. `rng` None takes the centre,
+    unflipped.
+    """
+    size, first = recipe.size, images[0]
+    if recipe.fit == "squash":
+        out = [image.resize((size, size), Image.Resampling.BICUBIC) for image in images]
+    else:
+        # The crop in pixels of the first image: a square of 1 / enlarge of its short side.
+        side = min(first.size) / recipe.enlarge
+        across, down = (rng.random(), rng.random()) if rng else (0.5, 0.5)
+        left, top = across * (first.width - side), down * (first.height - side)
+        out = []
+        for image in images:
+            x, y = image.width / first.width, image.height / first.height
+            box = (left * x, top * y, (left + side) * x, (top + side) * y)
+            out.append(image.resize((size, size), Image.Resampling.LANCZOS, box=box))
+    if rng and rng.random() < recipe.flip:
+        out = [ImageOps.mirror(image) for image in out]
+    return out
+
+
+def decoded(image: bytes | dict | str | Path | None, folder: Path | None = None) -> Image.Image:
+    """RGB from encoded bytes, a data set's {"bytes", "path"}, or a path relative to `folder`.
+
+    Upright, transparency on white. Raises SampleError.
+    """
+    if isinstance(image, dict):
+        image = image.get("bytes") or image.get("path")
+    if not image:
+        raise SampleError("its image is empty")
+    if isinstance(image, str | Path):
+        try:
+            image = (Path(folder or ".") / image).read_bytes()
+        except OSError as error:
+            raise SampleError(f"{image} cannot be read ({error.strerror})") from None
+    try:
+        with Image.open(io.BytesIO(image)) as opened:
+            opened.load()
+            return to_rgb(ImageOps.exif_transpose(opened))
+    except Exception as error:  # Pillow raises half a dozen kinds for a damaged file
+        raise SampleError(f"its image is damaged ({error})") from None
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """RGB image -> uint8 (3, H, W)."""
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()

@@ -1,0 +1,220 @@
+"""What a recipe would need and cost, without training it or allocating a weight.
+
+Memory and operations are estimates: fp32 weights, gradients, AdamW moments and average for what is
+trained; activations of a transformer layer in 16 bit as 34 bytes per token and channel (Korthikanti
+et al. 2022, without the attention matrix, which is never stored), logits in fp32 with their
+gradient; 6 operations per trained and 2 per frozen weight and token, convolutional tokenizer aside.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from huggingface_hub import try_to_load_from_cache
+from torch import nn
+
+from preprocessors import PREPROCESSORS
+from scar.checkpoint import build_model, build_tokenizer, configure
+from scar.config import NextSetConfig, ScarConfig
+from scar.encoder import ENCODERS, VisualEncoder, feature_shape
+from scar.text import TEXT_ENCODERS, TextEncoder
+from train.data.sources import open_reader
+from train.recipe import Recipe, scheduled
+
+# google/flan-t5-*: their shapes, so that nothing has to be downloaded to count them.
+T5_SHAPES = {
+    "flan-t5-small": {"d_model": 512, "d_ff": 1024, "num_layers": 8, "num_heads": 6},
+    "flan-t5-xl": {"d_model": 2048, "d_ff": 5120, "num_layers": 24, "num_heads": 32},
+}
+BYTES_TRAINED = 4 + 4 + 8 + 4  # weight, gradient, two moments, average
+BYTES_FROZEN = 4
+BYTES_ACTIVATION = 34  # per layer, token and channel
+BYTES_LOGIT = 4 + 4 + 2
+
+
+@dataclass(frozen=True)
+class Size:
+    """Tokens of one example, and weights by part."""
+
+    visual: int  # P_s
+    text: int  # T_t, at most
+    tokens: int  # N
+    cells: int  # of the encoder's grid, before compression
+    trained: dict[str, int]
+    frozen: dict[str, int]
+
+    @property
+    def sequence(self) -> int:
+        return self.visual + self.text + self.tokens - 1
+
+
+def dry_run(recipe: Recipe) -> None:
+    """Print parameters by part, sequence lengths, memory, steps and what is missing on disk.
+
+    Raises:
+        ValueError: the recipe itself is wrong; missing files are printed, not raised.
+    """
+    config = configure(recipe.preset, recipe.model)
+    print(recipe.about.strip())
+    if recipe.objective == "tokenizer":
+        count = _count(build_tokenizer, config.tokenizer)
+        print(f"\ntrained      tokenizer {count:,}")
+    else:
+        size = measure(config)
+        _print_sizes(size)
+        _print_memory(recipe, config, size)
+    steps = _print_schedule(recipe)
+    if recipe.objective == "scar" and steps:
+        operations = operations_per_example(size) * recipe.batch_size * steps
+        print(f"operations   {operations:.2g} in all")
+    found = missing(recipe, config)
+    print("\nmissing      " + ("\n             ".join(found) or "nothing"))
+
+
+def measure(config: ScarConfig) -> Size:
+    """Counted on torch's meta device."""
+    with torch.device("meta"):
+        model = build_model(config, for_training=True)
+        frozen = {
+            f"encoder {config.encoder.name}": _weights(VisualEncoder(config.encoder, False)),
+            "tokenizer": _weights(build_tokenizer(config.tokenizer)),
+        }
+    if config.condition.text_encoder != "none":
+        frozen[f"text {config.condition.text_encoder}"] = _text_weights(config)
+    grid = feature_shape(config.encoder)[0]
+    start = 1 if isinstance(config.backbone, NextSetConfig) else 0  # VAR's start token
+    return Size(
+        visual=(grid // config.compressor.factor) ** 2,
+        text=config.condition.text_slots + start,
+        tokens=sum(config.tokenizer.set_sizes),
+        cells=grid**2,
+        trained={name: _weights(part) for name, part in model.named_children()},
+        frozen=frozen,
+    )
+
+
+def memory_per_process(recipe: Recipe, config: ScarConfig, size: Size, examples: int) -> float:
+    """Bytes, for `examples` in one micro-batch of one process."""
+    backbone = config.backbone
+    weights = BYTES_TRAINED * sum(size.trained.values()) + BYTES_FROZEN * sum(size.frozen.values())
+    layers = BYTES_ACTIVATION * backbone.layers * backbone.width * size.sequence
+    logits = BYTES_LOGIT * size.tokens * config.tokenizer.codebook_size
+    wider = 1 if recipe.precision == "bf16" else 2
+    return weights + examples * (layers * wider + logits)
+
+
+def operations_per_example(size: Size) -> float:
+    """Floating-point operations of one example, forward and backward."""
+    compressed = size.trained["compressor"] * size.visual * 2  # of source and target
+    upsampled = size.trained.get("upsampler", 0) * size.cells
+    encoder = next(count for name, count in size.frozen.items() if name.startswith("encoder"))
+    text = next((count for name, count in size.frozen.items() if name.startswith("text")), 0)
+    return 6 * (size.trained["backbone"] * size.sequence + compressed + upsampled) + 2 * (
+        encoder * size.cells * 2 + text * size.text
+    )
+
+
+def missing(recipe: Recipe, config: ScarConfig) -> list[str]:
+    """A sentence for each thing the run needs that is not on this machine."""
+    found = []
+    for field in ("tokenizer", "init"):
+        folder = getattr(recipe, field)
+        if folder and not any(Path(folder).glob("*.safetensors")):
+            found.append(f"{field}: no weights in {folder}; see train/README.md")
+    if recipe.objective == "scar":
+        found += _missing_encoders(config)
+    if recipe.extracted and not (Path(recipe.extracted) / "extracted.json").is_file():
+        found.append(f"extracted: {recipe.extracted} is empty; run python -m train.extract")
+    elif recipe.data != "toy":
+        splits = ("train", "validation") if recipe.grid_every else ("train",)
+        for split in splits:
+            try:
+                open_reader(recipe, split)
+            except ValueError as error:
+                found.append(f"data, {split}: {error}")
+    if recipe.control and not recipe.controls and recipe.data != "toy":
+        status = PREPROCESSORS[recipe.control].status(recipe.detector)
+        stand_in = status.backend == "embedded" and recipe.detector == "auto"
+        if status.state != "ready" or stand_in:
+            found.append(f"{recipe.control} detector, should maps be drawn: {status.reason}")
+    return found
+
+
+def _missing_encoders(config: ScarConfig) -> list[str]:
+    found = []
+    spec = ENCODERS[config.encoder.name]
+    hub = timm.get_pretrained_cfg(spec.timm_name).hf_hub_id
+    if not spec.stages and not _cached(f"{hub}{spec.timm_name}" if hub[-1] == "/" else hub):
+        found.append(f"encoder: {spec.timm_name} will be downloaded from the Hub")
+    if config.condition.text_encoder != "none":
+        source = TEXT_ENCODERS[config.condition.text_encoder].source
+        if not source.startswith("package:") and not _cached(source):
+            found.append(f"text encoder: {source} will be downloaded from the Hub")
+    return found
+
+
+def _cached(repository: str) -> bool:
+    return isinstance(try_to_load_from_cache(repository, "config.json"), str)
+
+
+def _print_sizes(size: Size) -> None:
+    print()
+    for label, parts in (("trained", size.trained), ("frozen", size.frozen)):
+        for name, count in parts.items():
+            print(f"{label:12} {name:24} {count:>15,}")
+        print(f"{label:12} {'all':24} {sum(parts.values()):>15,}")
+    whole = size.sequence - size.visual + size.cells
+    print(
+        f"\nsequence     {size.visual} visual + {size.text} text or class + {size.tokens} image "
+        f"tokens - 1 = {size.sequence}; uncompressed {whole}"
+    )
+
+
+def _print_memory(recipe: Recipe, config: ScarConfig, size: Size) -> None:
+    print("memory       estimated, without what a framework reserves, per process")
+    for processes in (1, 8):
+        examples = max(1, recipe.batch_size // (recipe.accumulate * processes))
+        amount = memory_per_process(recipe, config, size, examples) / 2**30
+        print(f"             {processes} x {examples} examples: {amount:.1f} GiB")
+
+
+def _print_schedule(recipe: Recipe) -> int:
+    """Returns the steps; 0 when they depend on data that are not there."""
+    if not recipe.epochs:
+        print(f"steps        {recipe.steps:,} of {recipe.batch_size} examples")
+        return recipe.steps
+    try:
+        reader = open_reader(recipe, "train")
+    except ValueError:
+        print(f"steps        {recipe.epochs:g} epochs of data that are not there yet")
+        return 0
+    steps = scheduled(recipe, reader).steps
+    print(
+        f"steps        {steps:,} of {recipe.batch_size} examples: {recipe.epochs:g} epochs of "
+        f"{len(reader):,}"
+    )
+    return steps
+
+
+def _text_weights(config: ScarConfig) -> int:
+    name = config.condition.text_encoder
+    if name not in T5_SHAPES:
+        with torch.device("meta"):
+            return _weights(TextEncoder(name, config.condition.text_slots, pretrained=False))
+    from transformers import T5Config, T5EncoderModel
+
+    shape = T5Config(feed_forward_proj="gated-gelu", vocab_size=32128, **T5_SHAPES[name])
+    with torch.device("meta"):
+        return _weights(T5EncoderModel(shape))
+
+
+def _count(build, config) -> int:
+    with torch.device("meta"):
+        return _weights(build(config))
+
+
+def _weights(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

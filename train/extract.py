@@ -1,0 +1,122 @@
+"""python -m train.extract RECIPE.yaml FOLDER: let the frozen networks see the data once.
+
+Writes VQ codes, encoder features and text embeddings of the recipe's first `passes` epochs, with
+their crops. A recipe with `extracted: FOLDER` then reads them instead of images. Stop it whenever
+you like: the same command goes on with the shards that are missing, and `accelerate launch -m
+train.extract` shares them among processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from tqdm import tqdm
+
+from scar.checkpoint import configure, load_tokenizer
+from scar.frozen import Frozen
+from train.data.extracted import (
+    DTYPES,
+    RECORD,
+    Layout,
+    facts_of,
+    read_layout,
+    shard_path,
+    write_shard,
+)
+from train.data.sources import open_source
+from train.objectives import see
+from train.recipe import Recipe, load_recipe
+
+SHARD = 256  # examples in a file: about 0.8 GB of DINOv2-B features at 448 px in bf16
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m train.extract",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("recipe", help="a YAML file, see train/recipes/")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--passes", type=int, default=1, help="epochs to store, each newly cropped")
+    parser.add_argument("--examples", type=int, help="store this many instead (ToyScenes: needed)")
+    parser.add_argument("--shard", type=int, default=SHARD, help="examples in a file")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="bf16", help="of features; fp32 keeps every bit"
+    )
+    arguments = parser.parse_args(argv)
+    try:
+        recipe = load_recipe(arguments.recipe, arguments.overrides)
+        extract(
+            recipe,
+            arguments.folder,
+            arguments.passes,
+            arguments.examples,
+            arguments.shard,
+            arguments.dtype,
+        )
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def extract(
+    recipe: Recipe,
+    folder: Path,
+    passes: int = 1,
+    examples: int | None = None,
+    shard: int = SHARD,
+    dtype: str = "bf16",
+) -> None:
+    """Write this process's share of the shards that are not there yet.
+
+    Raises:
+        ValueError: the recipe is no SCAR recipe, its data or tokenizer are missing, or the folder
+            holds what was extracted for another one.
+    """
+    if recipe.objective != "scar":
+        raise ValueError("only recipes with objective scar have something to extract")
+    state = PartialState(cpu=not torch.cuda.is_available())
+    config = configure(recipe.preset, recipe.model)
+    source = open_source(replace(recipe, extracted=""), "train", state.device)
+    if examples is None and not hasattr(source, "__len__"):
+        raise ValueError("toy data have no end: say --examples")
+    count = examples or passes * len(source)
+    layout = Layout(facts_of(recipe, config), count, shard, dtype)
+    folder.mkdir(parents=True, exist_ok=True)
+    if state.is_main_process:
+        _record(folder, layout)
+    tokenizer = load_tokenizer(config.tokenizer, Path(recipe.tokenizer))
+    frozen = Frozen(config, tokenizer).to(state.device)
+    todo = [
+        number
+        for number in range(state.process_index, layout.shards, state.num_processes)
+        if not shard_path(folder, number).is_file()
+    ]
+    size = recipe.batch_size // (recipe.accumulate * state.num_processes) or 1
+    for number in tqdm(todo, desc="shards", disable=not state.is_main_process):
+        indices = layout.indices(number)
+        pieces = [indices[first : first + size] for first in range(0, len(indices), size)]
+        with torch.autocast(state.device.type, torch.bfloat16, recipe.precision == "bf16"):
+            batches = [see(frozen, source.batch(piece), recipe.foreground) for piece in pieces]
+        write_shard(shard_path(folder, number), batches, DTYPES[dtype])
+
+
+def _record(folder: Path, layout: Layout) -> None:
+    if (folder / RECORD).is_file():
+        if read_layout(folder) != layout:
+            raise ValueError(f"{folder} holds what was extracted in another way; name another one")
+        return
+    (folder / RECORD).write_text(json.dumps(asdict(layout), indent=1))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
