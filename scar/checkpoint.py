@@ -122,7 +122,9 @@ def save_weights(
         shards[-1][key] = value
         size += value.nbytes
     for i, shard in enumerate(progress(shards), 1):
-        save_file(shard, folder / f"{stem}-{i:05d}-of-{len(shards):05d}.safetensors")
+        file = folder / f"{stem}-{i:05d}-of-{len(shards):05d}.safetensors"
+        save_file(shard, file)
+        file.chmod(0o644)  # safetensors writes files that only their owner can read
 
 
 def load_weights(folder: Path, stem: str) -> dict[str, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import pytest
 import torch
 
@@ -121,7 +120,9 @@ def test_padding_changes_nothing(preset):
     batch = batch_for(config, tokenizer, words=(3,))
     pad = torch.nn.functional.pad
     longer = Text(pad(batch.text.tokens, (0, 0, 4, 0)), pad(batch.text.valid, (4, 0)))
-    assert torch.allclose(logits_of(model, batch), logits_of(model, batch._replace(text=longer)), atol=1e-5)
+    assert torch.allclose(
+        logits_of(model, batch), logits_of(model, batch._replace(text=longer)), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("preset", PARADIGMS)
@@ -133,7 +134,9 @@ def test_cached_decoding_equals_the_full_forward(preset):
     steps, known = [backbone.logits(backbone.prefill(prefix, cache), prefix)], 0
     for index, size in enumerate(backbone.set_sizes[:-1]):
         known += size
-        hidden = backbone.step(tokenizer.next_input(batch.tokens[:, :known]), index + 1, prefix, cache)
+        hidden = backbone.step(
+            tokenizer.next_input(batch.tokens[:, :known]), index + 1, prefix, cache
+        )
         steps.append(backbone.logits(hidden, prefix))
     assert torch.allclose(torch.cat(steps, 1), logits_of(model, batch), atol=1e-4)
 
@@ -144,9 +147,13 @@ def test_greedy_decoding_follows_the_full_forward(preset):
     batch = batch_for(config, tokenizer)
     sampling = Sampling(guidance=1.0, temperature=0.0)
     parts = list(
-        model.generate(batch.source, batch.text, batch.label, tokenizer, sampling, torch.Generator())
+        model.generate(
+            batch.source, batch.text, batch.label, tokenizer, sampling, torch.Generator()
+        )
     )
-    assert [part.shape[1] for part in parts] == torch.tensor(config.tokenizer.set_sizes).cumsum(0).tolist()
+    assert [part.shape[1] for part in parts] == torch.tensor(config.tokenizer.set_sizes).cumsum(
+        0
+    ).tolist()
     tokens = parts[-1].clone()
     full = logits_of(model, batch._replace(tokens=tokens, inputs=tokenizer.inputs(tokens)))
     assert (full.argmax(-1) == tokens).float().mean() > 0.99
@@ -182,7 +189,10 @@ def test_losses_and_where_their_gradients_go(preset):
         return {
             part
             for part in parts
-            if any(p.grad is not None and p.grad.abs().sum() > 0 for p in getattr(model, part).parameters())
+            if any(
+                p.grad is not None and p.grad.abs().sum() > 0
+                for p in getattr(model, part).parameters()
+            )
         }
 
     assert touched("ce") == {"compressor", "conditioner", "backbone"}
@@ -195,8 +205,11 @@ def test_alignment_target_is_detached_unless_asked():
     for detach in (True, False):
         config, tokenizer, model = tiny("toy-next-token", losses={"detach_target": detach})
         batch = batch_for(config, tokenizer)
-        # With every image prefix dropped from the slots, only the target side could reach the compressor.
-        batch = batch._replace(drop=Drop(torch.tensor([True, False]), torch.zeros(2, dtype=torch.bool)))
+        # With every image prefix dropped from the slots, only the target side could reach the
+        # compressor.
+        batch = batch._replace(
+            drop=Drop(torch.tensor([True, False]), torch.zeros(2, dtype=torch.bool))
+        )
         batch = batch._replace(source=torch.zeros_like(batch.source))
         model(batch).alignment.backward()
         detached[detach] = model.compressor.conv.weight.grad.abs().sum()

@@ -92,9 +92,10 @@ def evaluate_edits(pipe: ScarPipeline, arguments: argparse.Namespace) -> dict:
     figures = {
         "examples": len(instructions),
         "tokenizer PSNR": psnr(seen, scenes.target).mean(),
-        "tokenizer object recall, of the original's": recall(finder, scenes, seen)
-        / recall(finder, scenes, scenes.target),
         "original object recall": recall(finder, scenes, scenes.target),
+        "tokenizer object recall, of the original's": share(
+            recall(finder, scenes, seen), recall(finder, scenes, scenes.target)
+        ),
         "edit success": success.mean(),
         **{
             f"success: {name}": success[pick(families, name)].mean()
@@ -116,8 +117,9 @@ def evaluate_edits(pipe: ScarPipeline, arguments: argparse.Namespace) -> dict:
         "success with another instruction": successes(features, scenes, misled).mean(),
         "background PSNR lost with another source": kept
         - psnr(swapped, scenes.source, background)[keeps].mean(),
-        "new object recall, of the tokenizer's": new_recall(finder, scenes, output)
-        / new_recall(finder, scenes, seen),
+        "new object recall, of the tokenizer's": share(
+            new_recall(finder, scenes, output), new_recall(finder, scenes, seen)
+        ),
     }
     percent = ("recall", "success")
     return {
@@ -202,6 +204,10 @@ def _found(finder: SpriteFinder, images: Tensor, placed: list) -> float:
     indices = torch.tensor([i for i, _ in placed])
     found = finder(images[indices], [o.box for _, o in placed]).cpu()
     return float((found == torch.tensor([o.sprite for _, o in placed])).float().mean())
+
+
+def share(part: float, whole: float) -> float:
+    return part / whole if whole else math.nan
 
 
 def pick(values: list[str], wanted: str) -> Tensor:

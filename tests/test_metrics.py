@@ -1,0 +1,76 @@
+"""The measures themselves: they must know right from wrong."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from train.data.batch import to_signed
+from train.data.toy import ToyScenes
+from train.data.toy_sprites import sheet
+from train.evaluate import Scenes, new_recall, recall, share, successes, table
+from train.metrics import Features, SpriteFinder, bounding_boxes, crop, psnr
+
+OBJECTS = 16
+
+
+@pytest.fixture(scope="module")
+def scenes() -> Scenes:
+    toy = ToyScenes("test", 128, OBJECTS)
+    raw = [toy.batch(range(48))]
+    return Scenes(raw, to_signed(raw[0].source), to_signed(raw[0].target), raw[0].mask)
+
+
+@pytest.fixture(scope="module")
+def features() -> Features:
+    return Features()
+
+
+def test_psnr_of_a_known_error():
+    a = torch.zeros(2, 3, 8, 8)
+    b = a.clone()
+    b[0] += 0.2  # a tenth of the range
+    assert psnr(a, b)[0].item() == pytest.approx(20.0, abs=1e-3)
+    assert psnr(a, b)[1] > 90
+    half = torch.zeros(2, 8, 8, dtype=torch.bool)
+    half[0, :, :4] = True
+    b[0, :, :, 4:] = 1.0
+    measured = psnr(a, b, half)
+    assert measured[0].item() == pytest.approx(20.0, abs=1e-3)
+    assert math.isnan(measured[1])
+
+
+def test_boxes_and_crops():
+    masks = torch.zeros(2, 64, 64, dtype=torch.bool)
+    masks[0, 10:20, 30:50] = True
+    assert bounding_boxes(masks) == [(30.0, 10.0, 50.0, 20.0), (0.0, 0.0, 64.0, 64.0)]
+    image = torch.zeros(3, 64, 64)
+    image[:, 10:20, 30:50] = 1
+    part = crop(image, (30, 10, 50, 20))
+    assert part.shape == (3, 128, 128)
+    assert part[0, 64, 10] > 0.9 and part[0, 5, 64] < 0.1
+
+
+def test_perfect_edits_succeed_and_untouched_sources_fail(scenes, features):
+    # 48 examples have few others of a family, so the right answer may tie; the wrong one never wins.
+    assert successes(features, scenes, scenes.target).mean() > 0.95
+    assert successes(features, scenes, scenes.source).mean() == 0
+    assert successes(features, scenes, scenes.target.roll(1, 0)).mean() < 0.3
+
+
+def test_sprites_are_found_in_pictures_and_not_in_noise(scenes, features):
+    finder = SpriteFinder(features, sheet()[:OBJECTS].float() / 255)
+    noise = torch.rand_like(scenes.target) * 2 - 1
+    assert recall(finder, scenes, scenes.target) > 0.6
+    assert recall(finder, scenes, noise) < 0.3
+    assert new_recall(finder, scenes, scenes.target) > new_recall(finder, scenes, scenes.source)
+
+
+def test_figures_print_with_gaps_where_there_are_none():
+    assert math.isnan(share(0.3, 0.0))
+    assert table({"a": 12.34, "longer": math.nan}).splitlines() == [
+        "a           12.3",
+        "longer         -",
+    ]
