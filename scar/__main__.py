@@ -35,6 +35,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_model(generate)
     generate.set_defaults(run=_generate)
 
+    convert = commands.add_parser("convert", help="read published LlamaGen or VAR weights")
+    kinds = ("llamagen", "vq16", "var", "var-tokenizer")
+    convert.add_argument("--from", dest="kind", choices=kinds, required=True)
+    convert.add_argument("file", type=Path)
+    convert.add_argument("--to", type=Path, required=True, help="checkpoint folder")
+    convert.add_argument("--preset", required=True, help="for example llamagen-xl-t2i or var-d20")
+    convert.set_defaults(run=_convert)
+
     bench = commands.add_parser("bench", help="measure speed and memory, as ratios in one run")
     bench.add_argument("what", choices=("decode", "edit"))
     bench.add_argument("--preset", default="toy-next-token")
@@ -101,6 +109,14 @@ def _run(outputs, arguments: argparse.Namespace) -> int:
     bar.close()
     out.image.save(arguments.output, format="PNG")
     print(f"{arguments.output}: {out.tokens} tokens in {out.seconds:.2f} s, seed {out.seed}")
+    return 0
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from scar.convert import convert
+
+    convert(arguments.kind, arguments.file, arguments.preset, arguments.to)
+    print(f"{arguments.to}: converted {arguments.file.name}")
     return 0
 
 

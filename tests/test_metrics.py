@@ -19,7 +19,7 @@ OBJECTS = 16
 @pytest.fixture(scope="module")
 def scenes() -> Scenes:
     toy = ToyScenes("test", 128, OBJECTS)
-    raw = [toy.batch(range(48))]
+    raw = [toy.batch(range(32))]
     return Scenes(raw, to_signed(raw[0].source), to_signed(raw[0].target), raw[0].mask)
 
 
@@ -54,7 +54,7 @@ def test_boxes_and_crops():
 
 
 def test_perfect_edits_succeed_and_untouched_sources_fail(scenes, features):
-    # 48 examples have few others of a family, so the right answer may tie; the wrong one never wins.
+    # Few examples have few others of a family: a right answer may tie, a wrong one never wins.
     assert successes(features, scenes, scenes.target).mean() > 0.95
     assert successes(features, scenes, scenes.source).mean() == 0
     assert successes(features, scenes, scenes.target.roll(1, 0)).mean() < 0.3

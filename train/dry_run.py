@@ -18,7 +18,7 @@ from torch import nn
 
 from preprocessors import PREPROCESSORS
 from scar.checkpoint import build_model, build_tokenizer, configure
-from scar.config import NextSetConfig, ScarConfig
+from scar.config import ScarConfig
 from scar.encoder import ENCODERS, VisualEncoder, feature_shape
 from scar.text import TEXT_ENCODERS, TextEncoder
 from train.data.sources import open_reader
@@ -85,7 +85,7 @@ def measure(config: ScarConfig) -> Size:
     if config.condition.text_encoder != "none":
         frozen[f"text {config.condition.text_encoder}"] = _text_weights(config)
     grid = feature_shape(config.encoder)[0]
-    start = 1 if isinstance(config.backbone, NextSetConfig) else 0  # VAR's start token
+    start = int(model.backbone.reads_pooled)  # VAR's start token
     return Size(
         visual=(grid // config.compressor.factor) ** 2,
         text=config.condition.text_slots + start,
