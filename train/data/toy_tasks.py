@@ -1,0 +1,178 @@
+"""ToyScenes as a mixture of tasks that share one form, "turn source into target, as told".
+
+edit    picture and instruction     -> edited picture
+t2i     control map and caption     -> picture
+c2i     control map and class label -> picture
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from random import Random
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor
+
+from preprocessors import canny, embedded
+from preprocessors.map_network import MapNetwork
+from scar.checkpoint import configure
+from train.data.batch import RawBatch, to_signed
+from train.data.toy import Batch, PlacedObject, ToyScenes
+from train.recipe import Recipe
+
+TASKS = ("edit", "t2i", "c2i")
+KINDS = ("canny", "depth", "hed", "sketch", "lineart")
+AT_ONCE = 32  # pictures that pass the map network together
+
+
+class ToyTasks:
+    """Task and kind of map of an example depend on the recipe's seed and the example's index alone.
+
+    Raises ValueError for tasks that do not exist, or for labels the model has no classes for.
+    """
+
+    def __init__(self, recipe: Recipe, split: str, device: torch.device):
+        unknown = sorted(set(recipe.tasks) - set(TASKS))
+        if unknown:
+            raise ValueError(f"recipe: unknown tasks {unknown}; known: {', '.join(TASKS)}")
+        self.tasks, self.shares = list(recipe.tasks), list(recipe.tasks.values())
+        if min(self.shares, default=0) < 0 or sum(self.shares) <= 0:
+            raise ValueError("recipe: the shares of tasks must be 0 or more, and not all 0")
+        classes = configure(recipe.preset, recipe.model).condition.classes
+        if "c2i" in self.tasks and classes < recipe.objects:
+            raise ValueError(
+                f"recipe: task c2i needs a class for each of the {recipe.objects} objects; set "
+                f"model.condition.classes, which is {classes}"
+            )
+        self.key = f"tasks/{split}/{recipe.seed}"
+        self.scenes = ToyScenes(split, recipe.size, recipe.objects, device=device)
+        self.maps = ControlMaps(device)
+
+    def batch(self, indices: Sequence[int]) -> RawBatch:
+        scene = self.scenes.batch(indices)
+        source, target, mask = scene.source.clone(), scene.target.clone(), scene.mask.clone()
+        text, label = list(scene.instruction), torch.full_like(scene.label, -1)
+        drawn = [self.draw(index) for index in indices]
+        rows = [row for row, (task, _) in enumerate(drawn) if task != "edit"]
+        if rows:
+            pictures = showing_main(scene)
+            target[rows] = pictures.images[rows]
+            kinds = [drawn[row][1] for row in rows]
+            source[rows] = self.maps(pictures.images[rows], kinds, pictures.depth[rows])
+        for row in rows:
+            mask[row] = box_mask(pictures.objects[row], mask[row])
+            if drawn[row][0] == "t2i":
+                text[row] = pictures.caption[row]
+            else:
+                text[row], label[row] = "", pictures.label[row]
+        return RawBatch(source, target, text, label, mask)
+
+    def draw(self, index: int) -> tuple[str, str]:
+        """The task of an example, and the kind of its map if the task has one."""
+        rng = Random(f"{self.key}/{index}")
+        return rng.choices(self.tasks, self.shares)[0], rng.choice(KINDS)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """B pictures, each of which shows the object that its label names."""
+
+    images: Tensor  # uint8 (B, 3, S, S)
+    depth: Tensor  # float32 (B, S, S), 0 far to 1 near
+    label: Tensor  # int64 (B,): sprite index of the main object
+    caption: list[str]
+    objects: list[list[PlacedObject]]
+
+    @property
+    def main(self) -> list[PlacedObject]:
+        """The main object of each picture."""
+        pairs = zip(self.label.tolist(), self.objects, strict=True)
+        return [next(o for o in objects if o.sprite == label) for label, objects in pairs]
+
+
+def showing_main(scene: Batch) -> Pictures:
+    """The targets; the sources where the edit took the main object away."""
+    labels = scene.label.tolist()
+    kept = [
+        any(o.sprite == label for o in objects)
+        for label, objects in zip(labels, scene.objects, strict=True)
+    ]
+    where = torch.tensor(kept, device=scene.label.device)[:, None, None]
+
+    def choose(after: list, before: list) -> list:
+        return [a if k else b for k, a, b in zip(kept, after, before, strict=True)]
+
+    return Pictures(
+        torch.where(where[..., None], scene.target, scene.source),
+        torch.where(where, scene.target_depth, scene.source_depth),
+        scene.label,
+        choose(scene.target_caption, scene.source_caption),
+        choose(scene.objects, scene.source_objects),
+    )
+
+
+class ControlMaps:
+    """Draws control maps in batches, as `preprocessors.preprocess` draws them one by one without
+    the real detectors' weights."""
+
+    def __init__(self, device: torch.device | str = "cpu"):
+        network = MapNetwork()
+        network.load_state_dict({k: v.float() for k, v in load_file(embedded.FILE).items()})
+        self.network = network.eval().requires_grad_(False).to(device)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, kinds: Sequence[str], depth: Tensor | None = None) -> Tensor:
+        """Maps with equal channels, uint8 (B, 3, S, S), of images uint8 (B, 3, S, S).
+
+        kinds: B of KINDS. depth: exact depth (B, S, S), 0 far to 1 near, where it is known.
+        """
+        maps = torch.empty_like(images[:, 0])
+        exact = [i for i, kind in enumerate(kinds) if kind == "depth" and depth is not None]
+        edges = [i for i, kind in enumerate(kinds) if kind == "canny"]
+        rest = sorted(set(range(len(kinds))) - {*exact, *edges})
+        if exact:
+            maps[exact] = _to_bytes(_stretched(depth[exact]))
+        for i in edges:
+            rgb = images[i].movedim(0, -1).cpu().contiguous().numpy()
+            maps[i] = torch.from_numpy(canny.detect(rgb, low=100, high=200))
+        for some in (rest[i : i + AT_ONCE] for i in range(0, len(rest), AT_ONCE)):
+            maps[some] = self._network_maps(images[some], [kinds[i] for i in some])
+        return maps.unsqueeze(1).repeat(1, 3, 1, 1)
+
+    def _network_maps(self, images: Tensor, kinds: list[str]) -> Tensor:
+        size = images.shape[-1]
+        pixels = _resized(to_signed(images), embedded.RESOLUTION, "bicubic").clamp(-1, 1)
+        channel = [embedded.MAPS.index(kind) for kind in kinds]
+        maps = self.network(pixels).sigmoid()[range(len(kinds)), channel]  # (B, H, W)
+        for i, kind in enumerate(kinds):
+            if kind == "depth":
+                maps[i] = _stretched(maps[i : i + 1])[0]
+            if kind == "sketch":
+                maps[i] = (maps[i] > 0.5).float()
+        return _to_bytes(_resized(maps.unsqueeze(1), size, "bilinear")[:, 0])
+
+
+def box_mask(objects: list[PlacedObject], like: Tensor) -> Tensor:
+    """True inside the objects' boxes, bool (S, S)."""
+    mask = torch.zeros_like(like, dtype=torch.bool)
+    for x0, y0, x1, y1 in (o.box for o in objects):
+        mask[int(y0) : ceil(y1), int(x0) : ceil(x1)] = True
+    return mask
+
+
+def _stretched(depth: Tensor) -> Tensor:
+    """Each (H, W) to the whole of 0..1, as depth detectors, which know no scale, draw it."""
+    low, high = depth.amin((1, 2), keepdim=True), depth.amax((1, 2), keepdim=True)
+    return (depth - low) / (high - low).clamp(min=1e-3)
+
+
+def _resized(images: Tensor, size: int, mode: str) -> Tensor:
+    return F.interpolate(images, (size, size), mode=mode, antialias=True)
+
+
+def _to_bytes(maps: Tensor) -> Tensor:
+    return (maps * 255).round().clamp(0, 255).to(torch.uint8)
