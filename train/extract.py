@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--dtype", choices=DTYPES, default="bf16", help="of features; fp32 keeps every bit"
     )
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     try:
         recipe = load_recipe(arguments.recipe, arguments.overrides)
         extract(
@@ -95,7 +95,8 @@ def extract(
     if state.is_main_process:
         _record(folder, layout)
     tokenizer = load_tokenizer(config.tokenizer, Path(recipe.tokenizer))
-    frozen = Frozen(config, tokenizer).to(state.device)
+    # The memory format of the loop: bf16 convolutions round by it.
+    frozen = Frozen(config, tokenizer).to(state.device, memory_format=torch.channels_last)
     todo = [
         number
         for number in range(state.process_index, layout.shards, state.num_processes)

@@ -1,0 +1,76 @@
+"""Extraction: what is read back trains like what is seen on the fly."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from test_data import CPU, write_imagenet, write_jsonl
+from test_recipes import RECIPES, tiny
+
+from train.__main__ import train
+from train.data.extracted import shard_path
+from train.data.sources import open_source
+from train.extract import extract, main
+from train.recipe import Recipe
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_imagenet(folder)
+    (folder / "edits").mkdir()
+    write_jsonl(folder / "edits")
+    return folder
+
+
+def losses(recipe: Recipe) -> list[dict]:
+    lines = (train(recipe).parent / "metrics.jsonl").read_text().splitlines()
+    return [{k: json.loads(line)[k] for k in ("ce", "preservation", "alignment")} for line in lines]
+
+
+@pytest.mark.parametrize("name", ["edit_seed_unsplash", "c2i_var_canny"])
+def test_extracted_examples_train_as_images_do(name, root, tmp_path):
+    recipe = tiny(RECIPES / f"{name}.yaml", root, out=str(tmp_path / "images"))
+    folder = tmp_path / "extracted"
+    extract(recipe, folder, shard=3, dtype="fp32")
+    seen = losses(replace(recipe, extracted=str(folder), out=str(tmp_path / "read")))
+    for a, b in zip(losses(recipe), seen, strict=True):
+        assert a == pytest.approx(b, rel=1e-5)
+
+
+def test_a_stopped_extraction_goes_on_and_later_epochs_are_shuffled(root, tmp_path):
+    recipe = tiny(RECIPES / "edit_seed_unsplash.yaml", root)
+    extract(recipe, tmp_path, shard=2, passes=2)
+    kept = shard_path(tmp_path, 0).stat().st_mtime_ns
+    shard_path(tmp_path, 2).unlink()
+    reading = replace(recipe, extracted=str(tmp_path))
+    with pytest.raises(ValueError, match="lacks 1 of 4 shards"):
+        open_source(reading, "train", CPU)
+    extract(recipe, tmp_path, shard=2, passes=2)
+    assert shard_path(tmp_path, 0).stat().st_mtime_ns == kept
+    source = open_source(reading, "train", CPU)
+    assert len(source) == 8
+    first, later = source.batch(range(8)).tokens, source.batch(range(8, 16)).tokens
+    assert not torch.equal(first, later)
+    assert sorted(first.tolist()) == sorted(later.tolist())
+
+
+def test_what_was_extracted_for_another_recipe_is_refused(root, tmp_path, capsys):
+    recipe = tiny(RECIPES / "edit_seed_unsplash.yaml", root)
+    extract(recipe, tmp_path)
+    other = replace(recipe, extracted=str(tmp_path), seed=1)
+    with pytest.raises(ValueError, match="extracted with another seed"):
+        open_source(other, "train", CPU)
+    with pytest.raises(ValueError, match="extracted in another way"):
+        extract(recipe, tmp_path, shard=7)
+    with pytest.raises(ValueError, match="nothing was extracted"):
+        open_source(replace(recipe, extracted=str(tmp_path / "no")), "train", CPU)
+    shard_path(tmp_path, 0).write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="damaged; remove it"):
+        open_source(replace(recipe, extracted=str(tmp_path)), "train", CPU).batch(range(2))
+    assert main([str(RECIPES / "toy_tokenizer.yaml"), str(tmp_path / "toy")]) == 1
+    assert "objective scar" in capsys.readouterr().err

@@ -1,0 +1,180 @@
+"""The paper's recipes: what they say, and that each one trains at tiny width on miniature data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from test_data import CPU, write_imagenet, write_jsonl, write_multigen
+
+from scar.checkpoint import build_model, build_tokenizer, configure, save_model, save_tokenizer
+from train.__main__ import main, train
+from train.data.sources import open_source
+from train.dry_run import measure
+from train.objectives import build_objective
+from train.recipe import Recipe, load_recipe, scheduled
+
+RECIPES = Path("train/recipes")
+PAPER = sorted([*RECIPES.glob("c2i_*.yaml"), *RECIPES.glob("t2i_*.yaml")]) + [
+    RECIPES / "edit_seed_unsplash.yaml"
+]
+EPOCHS = {"c2i_llamagen": 20, "c2i_var": 10, "t2i": 4, "edit_seed_unsplash": 2}
+
+# One encoder and text encoder that packages carry, and the published shapes made small.
+TINY_ENCODERS = {
+    "encoder": {"name": "efficientnet-lite0", "image_size": 64},
+    "condition": {"text_encoder": "minilm-l6", "text_slots": 8},
+}
+TINY_AUTOENCODER = {"channels": [32, 32, 32], "blocks": 1, "latent": 32, "patch": 4}
+TINY_TOKENIZER = {"image_size": 64, "codebook_size": 32, "autoencoder": TINY_AUTOENCODER}
+TINY_BACKBONE = {"layers": 1, "heads": 2, "width": 64}
+
+
+def tiny(path: Path, root: Path, **fields) -> Recipe:
+    """The recipe with its own preset, at widths a test can train."""
+    recipe = load_recipe(path)
+    model = {"backbone": TINY_BACKBONE, "tokenizer": TINY_TOKENIZER, **TINY_ENCODERS}
+    if "c2i" in path.stem:
+        model["condition"] = {}
+    if "var" in path.stem:
+        model["tokenizer"] = TINY_TOKENIZER | {"scales": [1, 2, 4]}
+    data = {"imagenet": "images", "multigen": "multigen", "seed-edit": "edits"}[recipe.data]
+    small = {
+        "model": model,
+        "size": 64,
+        "folder": str(root / data),
+        "controls": "",
+        "detector": "embedded",
+        "batch_size": 2,
+        "steps": 2,
+        "epochs": 0.0,
+        "precision": "fp32",
+        "workers": 1,
+        "threads": 1,
+        "log_every": 1,
+        "grid_every": 0,
+        "save_every": 1,
+        "out": str(root / "out" / path.stem),
+        "tokenizer": str(start(root, recipe.preset, model)),
+        "init": str(start(root, recipe.preset, model)),
+    }
+    return replace(recipe, **(small | fields))
+
+
+def start(root: Path, preset: str, model: dict) -> Path:
+    """A random checkpoint in the place of converted public weights."""
+    folder = root / preset
+    if not folder.exists():
+        torch.manual_seed(0)
+        config = configure(preset, model)
+        save_model(build_model(config), config, folder)
+        save_tokenizer(build_tokenizer(config.tokenizer), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_imagenet(folder)
+    write_multigen(folder / "multigen")
+    (folder / "edits").mkdir()
+    write_jsonl(folder / "edits")
+    return folder
+
+
+def test_the_table_is_complete():
+    conditions = ("canny", "depth", "hed", "sketch")
+    expected = {f"c2i_{b}_{c}" for b in ("llamagen", "var") for c in conditions}
+    expected |= {f"t2i_{c}" for c in ("depth", "hed", "canny", "lineart")}
+    assert {path.stem for path in PAPER} == expected | {"edit_seed_unsplash"}
+
+
+@pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
+def test_a_recipe_says_what_the_paper_says(path):
+    recipe = load_recipe(path)
+    config = configure(recipe.preset, recipe.model)
+    family = next(name for name in EPOCHS if path.stem.startswith(name))
+    assert recipe.epochs == EPOCHS[family]
+    assert recipe.size == config.tokenizer.image_size == (256 if "c2i" in path.stem else 512)
+    assert (config.losses.preservation, config.losses.alignment) == (1.0, 0.5)
+    assert (recipe.learning_rate, recipe.weight_decay, recipe.clip) == (1e-4, 0.05, 1.0)
+    assert (recipe.betas, recipe.decay, recipe.precision) == ((0.9, 0.95), "constant", "bf16")
+    assert (config.encoder.name, config.compressor.factor) == ("dinov2-b", 2)
+    assert recipe.detector == "real" or not recipe.control
+    assert path.stem.endswith(recipe.control)
+    assert recipe.out == f"runs/{path.stem}" and recipe.about
+
+
+@pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
+def test_every_recipe_gives_finite_losses_that_reach_every_weight(path, root):
+    recipe = tiny(path, root)
+    torch.manual_seed(0)
+    objective = build_objective(recipe)
+    source = open_source(recipe, "train", CPU)
+    objective.start(source)
+    losses = objective(source.batch(range(2)), 0)
+    assert losses.keys() == {"ce", "preservation", "alignment"}
+    total = sum(losses.values())
+    assert torch.isfinite(total)
+    total.backward()
+    idle = {
+        name
+        for name, weight in objective.trainable().named_parameters()
+        if weight.requires_grad and weight.grad is None
+    }
+    assert not idle
+
+
+@pytest.mark.parametrize("name", ["c2i_llamagen_canny", "c2i_var_hed", "edit_seed_unsplash"])
+def test_a_recipe_trains_and_resumes(name, root):
+    recipe = tiny(RECIPES / f"{name}.yaml", root)
+    train(recipe)
+    final = train(replace(recipe, steps=3))
+    assert (final / "config.json").is_file()
+    lines = (final.parent / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 3  # the steps 1 and 2, then 3 alone
+
+
+def test_init_is_where_the_backbone_starts(root):
+    recipe = tiny(RECIPES / "edit_seed_unsplash.yaml", root)
+    torch.manual_seed(7)
+    objective = build_objective(recipe)
+    weight = objective.model.backbone.tok_embeddings.weight
+    before = weight.detach().clone()
+    objective.start(None)
+    again = build_objective(recipe)
+    again.start(None)
+    assert not torch.equal(weight, before)
+    assert torch.equal(weight, again.model.backbone.tok_embeddings.weight)
+
+
+def test_epochs_become_steps(root):
+    recipe = tiny(RECIPES / "t2i_depth.yaml", root, epochs=4.0)
+    source = open_source(recipe, "train", CPU)
+    assert scheduled(recipe, source).steps == 12  # 4 epochs of 6 samples by 2
+    assert scheduled(replace(recipe, epochs=0.0), source).steps == recipe.steps
+
+
+def test_a_size_the_tokenizer_does_not_read_is_refused(root):
+    recipe = tiny(RECIPES / "edit_seed_unsplash.yaml", root, size=128)
+    with pytest.raises(ValueError, match="size is 128, but the tokenizer .* reads images of 64"):
+        build_objective(recipe)
+
+
+def test_dry_run_says_what_a_run_needs(capsys):
+    assert main([str(RECIPES / "t2i_hed.yaml"), "--dry-run", "folder=nowhere"]) == 0
+    said = capsys.readouterr().out
+    assert "256 visual + 120 text or class + 1024 image tokens - 1 = 1399" in said
+    assert "uncompressed 2167" in said
+    assert "4 epochs of data that are not there yet" in said
+    assert "there is no data folder nowhere" in said
+    assert "tokenizer: no weights in weights/llamagen-xl-t2i" in said
+
+
+def test_counted_weights_are_those_that_are_published():
+    xl = measure(configure("llamagen-xl-t2i"))
+    text = xl.trained["conditioner"] - 768 * 1280 - 256 * 1280 - 120 * 2048
+    assert xl.trained["backbone"] + text == pytest.approx(777.7e6, rel=1e-3)
+    assert measure(configure("var-d20")).trained["backbone"] == pytest.approx(600.9e6, rel=0.01)
