@@ -1,7 +1,7 @@
-"""python -m train.evaluate toy_edit --split test --n 500: what the embedded model can do, in
-figures.
+"""python -m train.evaluate toy_edit | toy_control --split test --n 500: what the embedded model can
+do, in figures.
 
-Prints a table, writes JSON, and with --grid draws the first test edits by index: source, output,
+Prints a table, writes JSON, and with --grid draws the first test examples by index: source, output,
 target.
 """
 
@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torchvision.utils import save_image
-from tqdm import tqdm
 
 from scar import ScarPipeline
 from train.data.batch import to_signed
 from train.data.toy import Batch, ToyScenes
 from train.data.toy_sprites import sheet
+from train.evaluate_control import control_table, evaluate_control, generate_all
 from train.metrics import Features, SpriteFinder, bounding_boxes, psnr
 
 OTHERS = 20  # other targets of the family that an output must be farther from
@@ -44,7 +44,7 @@ class Scenes:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m train.evaluate", description=__doc__)
-    parser.add_argument("task", choices=("toy_edit",))
+    parser.add_argument("task", choices=("toy_edit", "toy_control"))
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--paradigm", default="next-token", choices=("next-token", "next-set"))
     parser.add_argument("--split", default="test", choices=("validation", "test"))
@@ -52,13 +52,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--objects", type=int, default=48, help="ToyScenes vocabulary")
     parser.add_argument("--guidance", type=float)
     parser.add_argument("--temperature", type=float)
+    parser.add_argument("--null", choices=("text", "joint"), help="what guidance drops")
     parser.add_argument("--out", type=Path, help="JSON file to write")
-    parser.add_argument("--grid", type=Path, help="PNG of the first 24 edits")
+    parser.add_argument("--grid", type=Path, help="PNG of the first examples")
     arguments = parser.parse_args(argv)
 
-    pipe = ScarPipeline.from_pretrained(arguments.model, paradigm=arguments.paradigm)
-    figures = evaluate_edits(pipe, arguments)
-    print(table(figures))
+    try:
+        pipe = ScarPipeline.from_pretrained(arguments.model, paradigm=arguments.paradigm)
+        if arguments.task == "toy_control":
+            figures = evaluate_control(pipe, arguments)
+            print(control_table(figures))
+        else:
+            figures = evaluate_edits(pipe, arguments)
+            print(table(figures))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(figures, indent=1) + "\n")
@@ -145,23 +154,8 @@ def edit_all(
     title: str,
 ) -> Tensor:
     """Edited images (n, 3, S, S) in [-1, 1], at the model's own sampling unless told otherwise."""
-    sampling = pipe._sampling(arguments.guidance, arguments.temperature, None, None)
-    generator = torch.Generator(pipe.device).manual_seed(0)
-    outputs = []
-    for i in tqdm(range(0, len(sources), 50), desc=title, leave=False):
-        source, text = sources[i : i + 50], instructions[i : i + 50]
-        label = torch.full((len(source),), -1, device=pipe.device)
-        frozen = pipe.frozen
-        *_, tokens = pipe.model.generate(
-            frozen.encoder(source),
-            frozen.encode_text(text),
-            label,
-            frozen.tokenizer,
-            sampling,
-            generator,
-        )
-        outputs.append(frozen.tokenizer.decode(tokens))
-    return torch.cat(outputs)
+    none = torch.full((len(sources),), -1, device=pipe.device)
+    return generate_all(pipe, sources, instructions, none, arguments, title)
 
 
 def successes(features: Features, scenes: Scenes, output: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ taken of pictures that tell what its value means.
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -204,10 +203,3 @@ def control_table(figures: Figures) -> str:
         digits = 1 if "%" in row else 3
         lines.append(f"{row:<{width}}" + "".join(f"{values[n]:>11.{digits}f}" for n in names))
     return "\n".join(lines)
-
-
-def write_figures(figures: dict, path: Path | None) -> None:
-    """As JSON, if a path is given."""
-    if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(figures, indent=1) + "\n")

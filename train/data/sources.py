@@ -16,12 +16,15 @@ from train.data.multigen import MultiGen
 from train.data.samples import Samples
 from train.data.seed_edit import SeedEdit
 from train.data.toy import ToyScenes
+from train.data.toy_tasks import ToyTasks
 from train.recipe import Recipe
 
 DATA = ("toy", "imagenet", "multigen", "seed-edit")
 
 
-def open_source(recipe: Recipe, split: str, device: torch.device) -> ToyEdits | Samples | Extracted:
+def open_source(
+    recipe: Recipe, split: str, device: torch.device
+) -> ToyEdits | ToyTasks | Samples | Extracted:
     """Args:
     split: "train" (shuffled, cropped at random) or "validation".
 
@@ -32,7 +35,8 @@ def open_source(recipe: Recipe, split: str, device: torch.device) -> ToyEdits | 
         config = configure(recipe.preset, recipe.model)
         return Extracted(Path(recipe.extracted), recipe, config, device)
     if recipe.data == "toy":
-        return ToyEdits(recipe, split, device)
+        kind = ToyEdits if set(recipe.tasks) == {"edit"} else ToyTasks
+        return kind(recipe, split, device)
     return Samples(open_reader(recipe, split), recipe, split == "train", device)
 
 
