@@ -254,6 +254,8 @@ _TOY_AUTOENCODER = AutoencoderConfig(
 )
 _TOY_ENCODER = EncoderConfig("efficientnet-lite0", image_size=128, features="multi")
 _TOY_CONDITION = ConditionConfig("minilm-l6", text_slots=24)
+# The best of five settings on 100 validation edits: 47% against 31% to 46%.
+_TOY_SAMPLING = Sampling(guidance=4.0, temperature=0.5)
 
 
 def _llamagen(name: str, size: int, condition: ConditionConfig, null: str = "text") -> ScarConfig:
@@ -295,6 +297,7 @@ PRESETS: dict[str, ScarConfig] = {
         VQConfig(128, codebook_size=1024, code_dim=12, autoencoder=_TOY_AUTOENCODER),
         encoder=_TOY_ENCODER,
         condition=_TOY_CONDITION,
+        sampling=_TOY_SAMPLING,
     ),
     "toy-next-set": ScarConfig(
         NextSetConfig(6, 4, 256),
@@ -307,5 +310,6 @@ PRESETS: dict[str, ScarConfig] = {
         ),
         encoder=_TOY_ENCODER,
         condition=_TOY_CONDITION,
+        sampling=_TOY_SAMPLING,
     ),
 }

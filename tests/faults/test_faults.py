@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+
 from faults.fake_pipeline import FakePipeline, edited
 from faults.malformed import malformed
 from faults.serving import Caller, edit_values, file_data, scene, served
-
 from scar.images import InputError, open_image
 from scar.studio import QUEUE
 from scar.studio.guard import MAX_BODY, MAX_UPLOAD_BODY
