@@ -254,7 +254,8 @@ _TOY_AUTOENCODER = AutoencoderConfig(
 )
 _TOY_ENCODER = EncoderConfig("efficientnet-lite0", image_size=128, features="multi")
 _TOY_CONDITION = ConditionConfig("minilm-l6", text_slots=24)
-# The best of five settings on 100 validation edits: 47% against 31% to 46%.
+# The best of five settings: 47% against 31% to 46% of validation edits succeed, by
+# python -m train.evaluate toy_edit --split validation --n 100 --guidance G --temperature T
 _TOY_SAMPLING = Sampling(guidance=4.0, temperature=0.5)
 
 
