@@ -13,7 +13,7 @@ PRESETS = ("toy-next-token", "toy-next-set")
 
 def tiny(preset: str):
     torch.manual_seed(0)
-    autoencoder = {"channels": [32, 32, 32], "latent": 16}
+    autoencoder = {"channels": [32, 32], "latent": 16}
     changes = {"tokenizer": {"codebook_size": 64, "autoencoder": autoencoder}}
     config = configure(preset, changes).tokenizer
     return config, build_tokenizer(config).eval()
@@ -54,7 +54,7 @@ def test_raster_preview_shows_drawn_cells_on_the_backdrop():
     config, tokenizer = tiny("toy-next-token")
     tokens = tokenizer.encode(images(config))
     backdrop = torch.full((2, 3, config.image_size, config.image_size), 0.25)
-    half = tokenizer.preview(tokens[:, :32], backdrop)
+    half = tokenizer.preview(tokens[:, : tokens.shape[1] // 2], backdrop)
     side = config.image_size // 2
     assert torch.equal(half[:, :, side:], backdrop[:, :, side:])
     assert not torch.allclose(half[:, :, :side], backdrop[:, :, :side])

@@ -29,7 +29,7 @@ SMALL = [
     "threads=1",
 ]
 TINY_CODES = (
-    "{codebook_size: 32, autoencoder: {channels: [32, 32, 32], blocks: 1, latent: 16, patch: 4, "
+    "{codebook_size: 32, autoencoder: {channels: [32, 32], blocks: 1, latent: 16, patch: 4, "
     "attention: false}}"
 )
 TINY_MODEL = f"model={{backbone: {{layers: 1, heads: 2, width: 32}}, tokenizer: {TINY_CODES}}}"
@@ -39,7 +39,7 @@ TINY_MODEL = f"model={{backbone: {{layers: 1, heads: 2, width: 32}}, tokenizer: 
 def tokenizer_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tokenizer")
     torch.manual_seed(0)
-    autoencoder = {"channels": [32, 32, 32], "blocks": 1, "latent": 16}
+    autoencoder = {"channels": [32, 32], "blocks": 1, "latent": 16}
     changes = {"tokenizer": {"codebook_size": 32, "autoencoder": autoencoder}}
     save_tokenizer(build_tokenizer(configure("toy-next-token", changes).tokenizer), folder)
     return folder

@@ -34,7 +34,7 @@ from scar.encoder import VisualEncoder
 from scar.frozen import Frozen
 from scar.model import Batch
 from train.data.batch import RawBatch, to_signed
-from train.patches import start_codes, start_from_patches
+from train.patches import start_codes, start_from_patches, start_from_tokenizer
 from train.recipe import Recipe
 
 
@@ -60,7 +60,7 @@ class TokenizerObjective(nn.Module):
         self.recipe = recipe
         self.tokenizer = build_tokenizer(config.tokenizer)
         self.codes = CodebookAverage(self.tokenizer.codebook)
-        if recipe.patch_start:
+        if recipe.patch_start or recipe.init:
             # Its weights are far smaller than a step of the optimiser: it stays what it starts as.
             self.tokenizer.encoder.shortcut.requires_grad_(False)
             self.tokenizer.decoder.shortcut.requires_grad_(False)
@@ -70,6 +70,9 @@ class TokenizerObjective(nn.Module):
         self.perceptual = FeatureDistance(config.tokenizer.image_size)
 
     def start(self, source) -> None:
+        if self.recipe.init:
+            fresh = start_from_tokenizer(self.tokenizer, Path(self.recipe.init))
+            print(f"started from {self.recipe.init}; fresh: {', '.join(fresh) or 'nothing'}")
         if self.recipe.patch_start:
             raw = source.batch(range(self.recipe.patch_start))
             images = to_signed(torch.cat([raw.source, raw.target]))
