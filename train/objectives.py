@@ -93,8 +93,10 @@ class TokenizerObjective(nn.Module):
         out = self.tokenizer.reconstruct(images, self._continuous(len(images), step))
         if self.training and self.recipe.train_encoder:
             self.codes.update(out.latents, out.codes)
+        error = (out.images - images).abs()
+        weights = 1 + self.recipe.foreground * raw.mask.repeat(2, 1, 1).unsqueeze(1).float()
         losses = {
-            "pixel": F.l1_loss(out.images, images) + F.mse_loss(out.images, images),
+            "pixel": ((error + error.square()) * weights).sum() / (3 * weights.sum()),
             "commitment": self.recipe.commitment * out.commitment,
             "spread": self.recipe.spread * spread_loss(out.latents),
         }
