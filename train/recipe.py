@@ -66,7 +66,6 @@ class Recipe:
 
     # Losses
     foreground: float = 0.0  # extra weight inside the edit mask, of tokens or of pixels
-    # Of one objective
     perceptual: float = 1.0  # weight of the feature distance (tokenizer)
     commitment: float = 0.25  # weight of |z - sg(code)|^2 (tokenizer)
     patch_start: int = 0  # examples whose patches start the tokenizer's linear shortcut; 0: none
