@@ -77,7 +77,7 @@ def test_unknown_and_ill_typed_keys_are_named():
 
 
 def test_tokenizer_smoke_writes_a_loadable_tokenizer(tmp_path):
-    overrides = [*SMALL, f"model={{tokenizer: {TINY_CODES}}}", f"out={tmp_path}"]
+    overrides = [*SMALL, f"model={{tokenizer: {TINY_CODES}}}", f"out={tmp_path}", "init=''"]
     recipe = load_recipe(RECIPES / "toy_tokenizer.yaml", overrides)
     final = train(recipe)
     load_tokenizer(configure(recipe.preset, recipe.model).tokenizer, final)

@@ -60,7 +60,7 @@ class TokenizerObjective(nn.Module):
         self.recipe = recipe
         self.tokenizer = build_tokenizer(config.tokenizer)
         self.codes = CodebookAverage(self.tokenizer.codebook)
-        if recipe.patch_start or recipe.init:
+        if recipe.patch_start:
             # Its weights are far smaller than a step of the optimiser: it stays what it starts as.
             self.tokenizer.encoder.shortcut.requires_grad_(False)
             self.tokenizer.decoder.shortcut.requires_grad_(False)

@@ -18,12 +18,12 @@ def start_from_tokenizer(tokenizer: VQTokenizer | MultiScaleVQTokenizer, folder:
     Autoencoders of one shape serve both paradigms: only what lies around the quantiser is new.
 
     Raises:
-        WeightsError: the checkpoint is damaged, or nothing in it fits.
+        WeightsError: the checkpoint is damaged, or fits less than half of the weights.
     """
     state, own = load_weights(folder, "tokenizer"), tokenizer.state_dict()
     fitting = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
-    if not fitting:
-        raise WeightsError(f"{folder} has no weights of the shapes of this tokenizer")
+    if 2 * sum(v.numel() for v in fitting.values()) < sum(v.numel() for v in own.values()):
+        raise WeightsError(f"{folder} has few weights of the shapes of this tokenizer")
     tokenizer.load_state_dict(fitting, strict=False)
     return [key for key in own if key not in fitting]
 
