@@ -7,6 +7,7 @@ import timm
 import torch
 import torch.nn.functional as F
 
+from scar import encoder as encoders
 from scar.config import EncoderConfig
 from scar.encoder import ENCODERS, VisualEncoder, feature_shape
 
@@ -134,3 +135,18 @@ def test_sizes_and_features_that_do_not_fit_are_refused():
         feature_shape(EncoderConfig("dinov2-b", 256))
     with pytest.raises(ValueError, match="last or multi, not 'first'"):
         feature_shape(EncoderConfig("dinov2-b", features="first"))
+
+
+@pytest.mark.parametrize("features", ["last", "multi"])
+def test_folded_batch_norms_give_the_same_features(features, monkeypatch):
+    config = EncoderConfig("efficientnet-lite0", 64, features)
+    folded = VisualEncoder(config)
+    monkeypatch.setattr(encoders, "fold_batch_norms", lambda net: None)
+    plain = VisualEncoder(config)
+
+    def norms(net):
+        return [part for part in net.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+
+    assert norms(plain) and not norms(folded)
+    a, b = folded(images(64)), plain(images(64))
+    assert (a - b).abs().max() <= 1e-4 * b.abs().max()
