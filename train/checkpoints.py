@@ -41,7 +41,8 @@ def save(
     """
     folder.mkdir(parents=True, exist_ok=True)
     final, scratch = folder / f"step-{step:08d}", folder / f".tmp-{step:08d}-{os.getpid()}"
-    shutil.rmtree(scratch, ignore_errors=True)
+    for unfinished in folder.glob(".tmp-*"):
+        shutil.rmtree(unfinished)
     try:
         scratch.mkdir()
         for stem, state in tensors.items():
