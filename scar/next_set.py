@@ -41,7 +41,7 @@ class NextSetTransformer(nn.Module):
         self.word_embed = nn.Linear(tokenizer.code_dim, width)
         self.visual_position = nn.Parameter(torch.empty(visual, width))
         self.prefix_level = nn.Parameter(torch.empty(2, width))  # of visual cells, of text
-        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.layers))
+        self.blocks = nn.ModuleList(TransformerBlock(config, i) for i in range(config.layers))
         self.head_nm = AdaNorm(width)
         self.head = nn.Linear(width, tokenizer.codebook_size)
         self._initialise()
@@ -128,7 +128,7 @@ class NextSetTransformer(nn.Module):
         self.head.weight.data.mul_(0.02)
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """AdaLN block; the six modulations come in VAR's order gamma1, gamma2, scale1, scale2, shift1,
     shift2."""
 

@@ -42,7 +42,7 @@ class NextTokenTransformer(nn.Module):
         self.set_sizes = tokenizer.set_sizes
         self.head_dim = config.width // config.heads
         self.tok_embeddings = nn.Embedding(tokenizer.codebook_size, config.width)
-        self.layers = nn.ModuleList(Block(config, i) for i in range(config.layers))
+        self.layers = nn.ModuleList(TransformerBlock(config, i) for i in range(config.layers))
         self.norm = RMSNorm(config.width)
         self.output = nn.Linear(config.width, tokenizer.codebook_size, bias=False)
         self.dropout = nn.Dropout(config.dropout)
@@ -101,7 +101,7 @@ class NextTokenTransformer(nn.Module):
         return torch.cat([self.table[: self.visual_slots], still, self.table[self.visual_slots :]])
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     def __init__(self, config: NextTokenConfig, index: int):
         super().__init__()
         self.attention_norm = RMSNorm(config.width)

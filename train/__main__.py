@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from tqdm import tqdm
 
 from train.checkpoints import CheckpointError
@@ -103,9 +105,14 @@ def train(recipe: Recipe) -> Path:
 
 def _accelerator(recipe: Recipe) -> Accelerator:
     """Raises ValueError where the processes do not fit the recipe."""
+    fsdp = None
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        # Autocast decides what is computed in 16 bit, as everywhere, and not the sharding.
+        fsdp = FullyShardedDataParallelPlugin(mixed_precision_policy=MixedPrecisionPolicy())
     accelerator = Accelerator(
         mixed_precision="bf16" if recipe.precision == "bf16" else "no",
         cpu=not torch.cuda.is_available(),
+        fsdp_plugin=fsdp,
     )
     if recipe.threads:
         torch.set_num_threads(recipe.threads)

@@ -40,7 +40,7 @@ from train.data.batch import RawBatch, to_signed
 from train.patches import start_codes, start_from_patches
 from train.recipe import Recipe
 
-BLOCKS = (next_token.Block, next_set.Block)
+BLOCKS = (next_token.TransformerBlock, next_set.TransformerBlock)
 
 
 def build_objective(recipe: Recipe) -> TokenizerObjective | ScarObjective:
