@@ -30,7 +30,7 @@ def test_each_pair_is_printed_with_its_ratios(capsys, monkeypatch):
 
 def test_the_stored_mask_changes_no_loss():
     config = bench_train.configure(bench_train.PRESET, TINY)
-    model = bench_train.build_model(config, for_training=True)
+    model = bench_train.build_model(config, for_training=True).eval()  # without dropout
     step = partial(bench_train._whole, model, bench_train._batch(config, "cpu"))
     stored = bench_train._patched("scar.next_token.attention_over", bench_train._stored, step)
     torch.testing.assert_close(stored, step())

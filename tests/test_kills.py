@@ -17,7 +17,7 @@ from train import checkpoints
 from train.recipe import Recipe
 
 KILLS = 20
-STEPS = 24
+STEPS = 16
 ROOT = str(Path(train.__file__).parent)
 # A fork server: the modules are loaded once, and a killed process costs the next one nothing.
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -64,7 +64,7 @@ def test_twenty_kills_change_nothing(tokenizer_folder, tmp_path):  # noqa: F811
     assert code == 0
     random, folder, unfinished = Random(0), tmp_path / "two/checkpoints", 0
     for _ in range(KILLS):
-        code, _ = child(broken, random.randrange(1, 2 * calls // STEPS))
+        code, _ = child(broken, random.randrange(1, 3 * calls // (2 * STEPS)))
         assert code == -signal.SIGKILL
         unfinished += len(list(folder.glob(".tmp-*")))
     assert unfinished  # some fell into a save

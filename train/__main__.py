@@ -66,31 +66,36 @@ def train(recipe: Recipe) -> Path:
     trainable, out = objective.trainable(), Path(recipe.out)
     report = Report(out, recipe, start) if accelerator.is_main_process else None
     bar = tqdm(total=recipe.steps, initial=start, disable=report is None, smoothing=0.05)
-    stop, step, bad = _Stop(), start, 0
+    step, bad = start, 0
 
-    while step < recipe.steps and not stop.agreed(accelerator):
-        losses = gradients(recipe, accelerator, wrapped, source, step)
-        norm = accelerator.clip_grad_norm_(trainable.parameters(), recipe.clip)
-        finite = bool(torch.isfinite(norm))
-        bad = 0 if finite else bad + 1
-        if bad == BAD_STEPS_ALLOWED:
-            raise ValueError(f"{bad} steps in a row were not finite; stopped after step {step}")
-        update(recipe, optimizers, step, finite)
-        if finite:
-            average.update(trainable, step)
-        step += 1
-        bar.update()
+    with _Stop() as stop:
+        while step < recipe.steps and not stop.agreed(accelerator):
+            losses = gradients(recipe, accelerator, wrapped, source, step)
+            norm = accelerator.clip_grad_norm_(trainable.parameters(), recipe.clip)
+            finite = bool(torch.isfinite(norm))
+            bad = 0 if finite else bad + 1
+            if bad == BAD_STEPS_ALLOWED:
+                raise ValueError(f"{bad} steps in a row were not finite; stopped after step {step}")
+            update(recipe, optimizers, step, finite)
+            if finite:
+                average.update(trainable, step)
+            step += 1
+            bar.update()
 
-        if step % recipe.log_every == 0:
-            losses = over_processes(accelerator, losses)
-            if report:
-                facts = {"norm": norm, "rate": rate(recipe, step - 1), "skipped": float(not finite)}
-                report.log(step, losses, facts, bar)
-        if report and drawn and step % recipe.grid_every == 0:
-            with average.applied(trainable), accelerator.autocast():
-                report.validate(step, objective, drawn)
-        if finite and (step % recipe.save_every == 0 or step == recipe.steps):
-            save(recipe, accelerator, step, state)
+            if step % recipe.log_every == 0:
+                losses = over_processes(accelerator, losses)
+                if report:
+                    facts = {
+                        "norm": norm,
+                        "rate": rate(recipe, step - 1),
+                        "skipped": float(not finite),
+                    }
+                    report.log(step, losses, facts, bar)
+            if report and drawn and step % recipe.grid_every == 0:
+                with average.applied(trainable), accelerator.autocast():
+                    report.validate(step, objective, drawn)
+            if finite and (step % recipe.save_every == 0 or step == recipe.steps):
+                save(recipe, accelerator, step, state)
 
     if step < recipe.steps:
         save(recipe, accelerator, step, state)
@@ -136,10 +141,15 @@ def _accelerator(recipe: Recipe) -> Accelerator:
 class _Stop:
     """SIGTERM or Ctrl-C: finish the step on every process, save, leave."""
 
-    def __init__(self) -> None:
+    def __enter__(self) -> _Stop:
         self.asked = False
-        for name in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(name, self._ask)
+        names = (signal.SIGTERM, signal.SIGINT)
+        self.before = {name: signal.signal(name, self._ask) for name in names}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for name, handler in self.before.items():
+            signal.signal(name, handler)
 
     def _ask(self, *_) -> None:
         self.asked = True
