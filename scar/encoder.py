@@ -11,6 +11,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from scar.config import EncoderConfig
 
@@ -68,6 +69,7 @@ class VisualEncoder(nn.Module):
         spec = self.spec
         self.model = _create(config, spec, pretrained)
         self.requires_grad_(False).eval()
+        fold_batch_norms(self.model)
         defaults = timm.get_pretrained_cfg(spec.timm_name)
         self.register_buffer("mean", torch.tensor(defaults.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(defaults.std).view(3, 1, 1), persistent=False)
@@ -109,6 +111,23 @@ def feature_shape(config: EncoderConfig) -> tuple[int, int]:
         widths = [c * (spec.patch // stride) ** 2 for c, stride in spec.stages]
         width = sum(widths) or (spec.inner or spec.width) * len(spec.levels)
     return config.image_size // spec.patch, width
+
+
+def fold_batch_norms(net: nn.Module) -> None:
+    """Fold every batch norm of a frozen network into the convolution before it, in place.
+
+    Both are affine at inference, so the outputs stay the same up to rounding; of timm's joint norm
+    and activation only the activation stays.
+    """
+    for parent in list(net.modules()):
+        before = None
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Conv2d):
+                before = name
+            elif isinstance(child, nn.BatchNorm2d) and before:
+                setattr(parent, before, fuse_conv_bn_eval(getattr(parent, before), child))
+                setattr(parent, name, getattr(child, "act", nn.Identity()))
+                before = None
 
 
 def _create(config: EncoderConfig, spec: Backbone, pretrained: bool) -> nn.Module:

@@ -1,5 +1,5 @@
-"""What both backbones share: the set mask, attention over a static cache, 2-D rotary positions,
-RMSNorm.
+"""What both backbones share: which positions see which, attention over a static cache, 2-D rotary
+positions, RMSNorm.
 
 A sequence is P prefix slots and the inputs of every set but the first: the last prefix slot
 predicts the first set, which has size one. So it has P + N - 1 positions, and predictions are
@@ -8,29 +8,135 @@ always the last N.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache, partial
+from itertools import groupby
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.bias import causal_lower_right
+
+# How queries (B, H, n, d), keys and values (B, H, m, d) and a scale become (B, H, n, d).
+Attention = Callable[[Tensor, Tensor, Tensor, float | None], Tensor]
 
 
-def set_of(prefix: int, set_sizes: tuple[int, ...], device: torch.device) -> Tensor:
-    """(P + N - 1,): the set of each position; the prefix is set 0, and so is what it predicts."""
-    sizes = torch.tensor((prefix, *set_sizes[1:]), device=device)
-    return torch.repeat_interleave(torch.arange(len(sizes), device=device), sizes)
+def attention_over(
+    valid: Tensor, set_sizes: tuple[int, ...], causal_prefix: bool = False
+) -> Attention:
+    """How all P + N - 1 positions of a training pass attend: what `set_mask` shows, unstored.
+
+    Without padding the sets say it all, and fused kernels know their shapes. Padding differs from
+    example to example: on CUDA FlexAttention evaluates the rule inside its kernel; on the CPU,
+    where it has no gradients, the mask is stored.
+
+    Args:
+        valid: (B, P) bool, False at padding.
+        causal_prefix: the prefix is sets of size one as well.
+    """
+    if bool(valid.all()):
+        return partial(attend_unpadded, runs(_sizes(valid.shape[1], set_sizes, causal_prefix)))
+    if valid.is_cuda:
+        return flexible(valid, set_sizes, causal_prefix)
+    return masked(set_mask(valid, set_sizes, causal_prefix))
 
 
-def set_mask(valid: Tensor, set_sizes: tuple[int, ...]) -> Tensor:
+def masked(mask: Tensor | None) -> Attention:
+    """By a stored mask, broadcastable to (B, H, n, m); None: everything sees everything."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+
+    return attend
+
+
+def set_mask(valid: Tensor, set_sizes: tuple[int, ...], causal_prefix: bool = False) -> Tensor:
     """(B, P) -> (B, 1, S, S) bool: i sees j when set_of[i] >= set_of[j] and j is not padding.
 
     A triangle below a full prefix block for sets of size one; VAR's block mask for growing sets.
     The diagonal is always visible, so that no row is empty.
     """
     prefix = valid.shape[1]
-    sets = set_of(prefix, set_sizes, valid.device)
+    sets = set_of(prefix, set_sizes, valid.device, causal_prefix)
     mask = (sets[:, None] >= sets[None, :]).repeat(len(valid), 1, 1)  # (B, S, S)
     mask[:, :, :prefix] &= valid[:, None, :]
     mask |= torch.eye(len(sets), dtype=torch.bool, device=valid.device)
     return mask.unsqueeze(1)
+
+
+def set_of(
+    prefix: int, set_sizes: tuple[int, ...], device: torch.device, causal_prefix: bool = False
+) -> Tensor:
+    """(P + N - 1,): the set of each position; the prefix is set 0, and so is what it predicts."""
+    sizes = torch.tensor(_sizes(prefix, set_sizes, causal_prefix), device=device)
+    return torch.repeat_interleave(torch.arange(len(sizes), device=device), sizes)
+
+
+def runs(sizes: tuple[int, ...]) -> list[tuple[int, int, bool]]:
+    """Sets as (start, end, causal): each is full, but neighbours of size one form a triangle."""
+    found, start = [], 0
+    for single, group in groupby(sizes, key=lambda size: size == 1):
+        for length in [len(list(group))] if single else group:
+            found.append((start, start + length, single))
+            start += length
+    return found
+
+
+def attend_unpadded(
+    parts: list[tuple[int, int, bool]], q: Tensor, k: Tensor, v: Tensor, scale: float | None
+) -> Tensor:
+    """One fused call a run: two for a prefix and single tokens, one a scale for growing sets."""
+    attended = []
+    for start, end, causal in parts:
+        attend = attend_causally if causal else F.scaled_dot_product_attention
+        attended.append(attend(q[:, :, start:end], k[:, :, :end], v[:, :, :end], scale=scale))
+    return torch.cat(attended, dim=2)
+
+
+def attend_causally(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
+    """The last key belongs to the last query: (B, H, n, d) over m >= n keys, lower right."""
+    before = k.shape[2] - q.shape[2]
+    if q.is_cuda and before:
+        bias = causal_lower_right(q.shape[2], k.shape[2])
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
+    # Elsewhere that bias is stored as a mask. The square kernel with idle queries in front is
+    # faster, as long as the prefix is not far longer than the rest.
+    q = F.pad(q, (0, 0, before, 0))
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)[:, :, before:]
+
+
+def flexible(
+    valid: Tensor, set_sizes: tuple[int, ...], causal_prefix: bool = False, fused: bool = True
+) -> Attention:
+    """`set_mask` as a rule for FlexAttention; fused False runs it uncompiled, for tests."""
+    sets = set_of(valid.shape[1], set_sizes, valid.device, causal_prefix)
+    seen = F.pad(valid, (0, len(sets) - valid.shape[1]), value=True)  # (B, S)
+
+    def sees(b: Tensor, _: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return (sets[i] >= sets[j]) & seen[b, j] | (i == j)
+
+    attend, block_mask = _flex(fused)
+    mask = block_mask(sees, len(seen), None, len(sets), len(sets), device=str(valid.device))
+
+    def attend_by_rule(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
+        return attend(q, k, v, block_mask=mask, scale=scale)
+
+    return attend_by_rule
+
+
+@cache
+def _flex(fused: bool) -> tuple[Callable, Callable]:
+    """FlexAttention and its mask builder; without compilation both store S x S."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    if not fused:
+        return flex_attention, create_block_mask
+    return torch.compile(flex_attention), torch.compile(create_block_mask)
+
+
+def _sizes(prefix: int, set_sizes: tuple[int, ...], causal_prefix: bool) -> tuple[int, ...]:
+    """Of the sets that P + N - 1 positions form."""
+    return (*((1,) * prefix if causal_prefix else (prefix,)), *set_sizes[1:])
 
 
 class KVCache:
@@ -58,15 +164,16 @@ class KVCache:
         self.values[layer][:, :, start:end] = v
         return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
 
-    def mask(self, end: int) -> Tensor | None:
-        return self.visible[..., :end] if self.padded else None
+    def attention(self, end: int) -> Attention:
+        """Over everything up to `end` but padding."""
+        return masked(self.visible[..., :end] if self.padded else None)
 
 
 class Span:
     """The positions a call covers, and how they attend: in one pass, or into a cache."""
 
-    def __init__(self, start: int, mask: Tensor | None, cache: KVCache | None = None):
-        self.start, self.mask, self.cache = start, mask, cache
+    def __init__(self, start: int, attention: Attention, cache: KVCache | None = None):
+        self.start, self.attention, self.cache = start, attention, cache
 
     def attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float | None = None
@@ -74,8 +181,7 @@ class Span:
         """(B, H, n, d) each -> (B, n, H d)."""
         if self.cache is not None:
             k, v = self.cache.write(layer, self.start, k, v)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask, scale=scale)
-        return y.transpose(1, 2).flatten(2)
+        return self.attention(q, k, v, scale).transpose(1, 2).flatten(2)
 
 
 class RMSNorm(nn.Module):

@@ -16,13 +16,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scar.alignment import alignment_loss
 from scar.compressor import Compressor, Upsampler, preservation_loss
 from scar.conditioning import Conditioner, Drop, Text
 from scar.config import Sampling, ScarConfig
+from scar.cross_entropy import token_loss
 from scar.encoder import feature_shape
 from scar.sampling import decode
 from scar.text import text_width
@@ -82,9 +82,13 @@ class SCAR(nn.Module):
         prefix = self.conditioner(source, batch.text, batch.label, batch.drop)
         hidden = self.backbone(prefix, batch.inputs)  # (B, P + N - 1, D)
 
-        logits = self.backbone.logits(hidden[:, -batch.tokens.shape[1] :], prefix)  # (B, N, V)
-        ce = F.cross_entropy(logits.flatten(0, 1).float(), batch.tokens.flatten(), reduction="none")
-        ce = (ce.view_as(batch.tokens) * batch.weights).sum() / batch.weights.sum()
+        ce = token_loss(
+            hidden[:, -batch.tokens.shape[1] :],
+            lambda h: self.backbone.logits(h, prefix),
+            batch.tokens,
+            batch.weights,
+            self.config.tokenizer.codebook_size,
+        )
 
         preservation = preservation_loss(batch.source, self.upsampler(source))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not config.detach_target):

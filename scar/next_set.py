@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from scar.conditioning import Prefix
 from scar.config import MultiScaleVQConfig, NextSetConfig
-from scar.layers import KVCache, Span, set_mask
+from scar.layers import KVCache, Span, attention_over
 
 
 class NextSetTransformer(nn.Module):
@@ -41,7 +41,7 @@ class NextSetTransformer(nn.Module):
         self.word_embed = nn.Linear(tokenizer.code_dim, width)
         self.visual_position = nn.Parameter(torch.empty(visual, width))
         self.prefix_level = nn.Parameter(torch.empty(2, width))  # of visual cells, of text
-        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.layers))
+        self.blocks = nn.ModuleList(TransformerBlock(config, i) for i in range(config.layers))
         self.head_nm = AdaNorm(width)
         self.head = nn.Linear(width, tokenizer.codebook_size)
         self._initialise()
@@ -50,20 +50,19 @@ class NextSetTransformer(nn.Module):
         """All positions at once: canvases (B, N - 1, d) -> hidden states (B, P + 1 + N - 1, D)."""
         x = torch.cat([self._prefix(prefix), self._tokens(inputs, 1)], dim=1)
         valid = F.pad(prefix.valid, (0, 1), value=True)
-        return self._run(x, Span(0, set_mask(valid, self.set_sizes)), prefix)
+        return self._run(x, Span(0, attention_over(valid, self.set_sizes)), prefix)
 
     def prefill(self, prefix: Prefix, cache: KVCache) -> Tensor:
         """Fill the cache with prefix and start; returns the hidden state (B, 1, D) of the first
         set."""
-        return self._run(self._prefix(prefix), Span(0, cache.mask(cache.prefix), cache), prefix)[
-            :, -1:
-        ]
+        span = Span(0, cache.attention(cache.prefix), cache)
+        return self._run(self._prefix(prefix), span, prefix)[:, -1:]
 
     def step(self, inputs: Tensor, index: int, prefix: Prefix, cache: KVCache) -> Tensor:
         """Canvas (B, n, d) at the size of set `index` -> hidden states (B, n, D) that predict
         it."""
         start = cache.prefix + sum(self.set_sizes[1:index])
-        span = Span(start, cache.mask(start + self.set_sizes[index]), cache)
+        span = Span(start, cache.attention(start + self.set_sizes[index]), cache)
         return self._run(self._tokens(inputs, index), span, prefix)
 
     def logits(self, hidden: Tensor, prefix: Prefix) -> Tensor:
@@ -129,7 +128,7 @@ class NextSetTransformer(nn.Module):
         self.head.weight.data.mul_(0.02)
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """AdaLN block; the six modulations come in VAR's order gamma1, gamma2, scale1, scale2, shift1,
     shift2."""
 

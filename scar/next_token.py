@@ -9,7 +9,17 @@ from torch import Tensor, nn
 
 from scar.conditioning import Prefix
 from scar.config import NextTokenConfig, VQConfig
-from scar.layers import KVCache, RMSNorm, Span, grid_cells, rotary_table, rotate, set_mask
+from scar.layers import (
+    KVCache,
+    RMSNorm,
+    Span,
+    attention_over,
+    grid_cells,
+    masked,
+    rotary_table,
+    rotate,
+    set_mask,
+)
 
 
 class NextTokenTransformer(nn.Module):
@@ -32,7 +42,7 @@ class NextTokenTransformer(nn.Module):
         self.set_sizes = tokenizer.set_sizes
         self.head_dim = config.width // config.heads
         self.tok_embeddings = nn.Embedding(tokenizer.codebook_size, config.width)
-        self.layers = nn.ModuleList(Block(config, i) for i in range(config.layers))
+        self.layers = nn.ModuleList(TransformerBlock(config, i) for i in range(config.layers))
         self.norm = RMSNorm(config.width)
         self.output = nn.Linear(config.width, tokenizer.codebook_size, bias=False)
         self.dropout = nn.Dropout(config.dropout)
@@ -46,22 +56,22 @@ class NextTokenTransformer(nn.Module):
     def forward(self, prefix: Prefix, inputs: Tensor) -> Tensor:
         """All positions at once: tokens (B, N - 1) -> hidden states (B, P + N - 1, D)."""
         x = torch.cat([prefix.slots, self.tok_embeddings(inputs).to(prefix.slots.dtype)], dim=1)
-        mask = set_mask(prefix.valid, self.set_sizes)
-        return self._run(self.dropout(x), Span(0, self._restricted(mask)), prefix)
+        attention = attention_over(prefix.valid, self.set_sizes, self._causal_prefix)
+        return self._run(self.dropout(x), Span(0, attention), prefix)
 
     def prefill(self, prefix: Prefix, cache: KVCache) -> Tensor:
         """Fill the cache with the prefix; returns the hidden state (B, 1, D) that predicts the
         first set."""
-        mask = cache.mask(cache.prefix)
-        if self.config.prefix_attention == "causal":
-            mask = self._restricted(set_mask(prefix.valid, self.set_sizes[:1]))
-        return self._run(prefix.slots, Span(0, mask, cache), prefix)[:, -1:]
+        attention = cache.attention(cache.prefix)
+        if self._causal_prefix:
+            attention = masked(set_mask(prefix.valid, self.set_sizes[:1], causal_prefix=True))
+        return self._run(prefix.slots, Span(0, attention, cache), prefix)[:, -1:]
 
     def step(self, inputs: Tensor, index: int, prefix: Prefix, cache: KVCache) -> Tensor:
         """Token (B, 1) -> hidden state (B, 1, D) that predicts set `index`."""
         start = cache.prefix + index - 1
         x = self.tok_embeddings(inputs).to(prefix.slots.dtype)
-        return self._run(x, Span(start, cache.mask(start + 1), cache), prefix)
+        return self._run(x, Span(start, cache.attention(start + 1), cache), prefix)
 
     def logits(self, hidden: Tensor, prefix: Prefix) -> Tensor:
         return self.output(hidden)
@@ -73,8 +83,9 @@ class NextTokenTransformer(nn.Module):
             config.layers, prefix.valid, config.heads, length, self.head_dim, prefix.slots.dtype
         )
 
-    def _restricted(self, mask: Tensor) -> Tensor:
-        return mask.tril() if self.config.prefix_attention == "causal" else mask
+    @property
+    def _causal_prefix(self) -> bool:
+        return self.config.prefix_attention == "causal"
 
     def _run(self, x: Tensor, span: Span, prefix: Prefix) -> Tensor:
         table = self._table(prefix.slots.shape[1])[span.start : span.start + x.shape[1]]
@@ -90,7 +101,7 @@ class NextTokenTransformer(nn.Module):
         return torch.cat([self.table[: self.visual_slots], still, self.table[self.visual_slots :]])
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     def __init__(self, config: NextTokenConfig, index: int):
         super().__init__()
         self.attention_norm = RMSNorm(config.width)

@@ -205,15 +205,46 @@ def write_parquet(root: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(pairs()), root / "train-0.parquet")
 
 
-def write_tar(root: Path) -> None:
+def write_tar(root: Path, rows: list[dict] | None = None) -> None:
     with tarfile.open(root / "train-000000.tar", "w") as archive:
-        for i, row in enumerate(pairs()):
-            instruction = json.dumps({"instruction": row.pop("instruction")}).encode()
-            members = {f"{name}.png": data for name, data in row.items()} | {"json": instruction}
-            for suffix, data in members.items():
+        for i, row in enumerate(rows or pairs()):
+            images = {f"{name}.png": v for name, v in row.items() if isinstance(v, bytes)}
+            said = {name: v for name, v in row.items() if isinstance(v, str)}
+            for suffix, data in (images | {"json": json.dumps(said).encode()}).items():
                 member = tarfile.TarInfo(f"part/{i:06d}.{suffix}")
                 member.size = len(data)
                 archive.addfile(member, io.BytesIO(data))
+
+
+def test_multigen_tar(tmp_path):
+    rows = [
+        {"image": encoded(picture(i)), "control_hed": encoded(picture(i)), "text": f"caption {i}"}
+        for i in range(3)
+    ]
+    write_tar(tmp_path, rows)
+    batch = read(recipe("multigen", tmp_path, control="hed"), range(3))
+    assert sorted(batch.text) == [f"caption {i}" for i in range(3)]
+    assert torch.equal(batch.source, batch.target)
+
+
+@pytest.mark.parametrize("line", ["{not json", '"no columns"'])
+def test_a_damaged_first_row_is_no_reason_to_stop(tmp_path, caplog, line):
+    for i, row in enumerate(pairs(200)):
+        for name in ("source_image", "target_image"):
+            (tmp_path / f"{name}_{i}.png").write_bytes(row[name])
+            row[name] = f"{name}_{i}.png"
+        with (tmp_path / "train.jsonl").open("a") as file:
+            file.write((json.dumps(row) if i else line) + "\n")
+    batch = read(recipe("seed-edit", tmp_path, control=""), range(200))
+    assert len(batch.text) == 200 and "train.jsonl row 0 was replaced: its row" in caplog.text
+
+
+def test_a_shard_that_was_cut_short_is_named(tmp_path):
+    write_tar(tmp_path)
+    shard = tmp_path / "train-000000.tar"
+    shard.write_bytes(shard.read_bytes()[:20_000])
+    with pytest.raises(ValueError, match="train-000000.tar is damaged"):
+        read(recipe("seed-edit", tmp_path, control=""))
 
 
 @pytest.mark.parametrize("write", [write_jsonl, write_arrow, write_parquet, write_tar])

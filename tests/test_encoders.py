@@ -9,6 +9,7 @@ import timm
 import torch
 import torch.nn.functional as F
 
+from scar import encoder as encoders
 from scar.config import EncoderConfig
 from scar.encoder import ENCODERS, VisualEncoder, feature_shape
 from scar.text import TEXT_ENCODERS
@@ -141,7 +142,21 @@ def test_sizes_and_features_that_do_not_fit_are_refused():
 
 def test_text_encoders_are_pinned_by_commit_or_by_hash():
     for name, spec in TEXT_ENCODERS.items():
-        pin, length = (
-            (spec.sha256, 64) if spec.source.startswith("package:") else (spec.revision, 40)
-        )
-        assert re.fullmatch(f"[0-9a-f]{{{length}}}", pin), name
+        packaged = spec.source.startswith("package:")
+        pin, digits = (spec.sha256, 64) if packaged else (spec.revision, 40)
+        assert re.fullmatch(f"[0-9a-f]{{{digits}}}", pin), name
+
+
+@pytest.mark.parametrize("features", ["last", "multi"])
+def test_folded_batch_norms_give_the_same_features(features, monkeypatch):
+    config = EncoderConfig("efficientnet-lite0", 64, features)
+    folded = VisualEncoder(config)
+    monkeypatch.setattr(encoders, "fold_batch_norms", lambda net: None)
+    plain = VisualEncoder(config)
+
+    def norms(net):
+        return [part for part in net.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+
+    assert norms(plain) and not norms(folded)
+    a, b = folded(images(64)), plain(images(64))
+    assert (a - b).abs().max() <= 1e-4 * b.abs().max()

@@ -8,6 +8,7 @@ import torch
 from scar.checkpoint import build_model, build_tokenizer, configure, load_model, save_model
 from scar.conditioning import Drop, Text
 from scar.config import Sampling
+from scar.cross_entropy import token_loss
 from scar.encoder import feature_shape
 from scar.layers import set_mask
 from scar.model import Batch
@@ -223,6 +224,40 @@ def test_weights_choose_which_tokens_count():
     first[:, 0] = 1
     expected = torch.nn.functional.cross_entropy(logits_of(model, batch)[:, 0], batch.tokens[:, 0])
     assert torch.allclose(model(batch._replace(weights=first)).ce, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("positions", [1, 7, 8, 64, 128])
+def test_chunked_cross_entropy_is_the_plain_one(positions):
+    torch.manual_seed(0)
+    head = torch.nn.Linear(8, 32)
+    hidden = torch.randn(2, 64, 8, requires_grad=True)
+    tokens, weights = torch.randint(32, (2, 64)), torch.rand(2, 64)
+    plain = torch.nn.functional.cross_entropy(
+        head(hidden).transpose(1, 2), tokens, reduction="none"
+    )
+    plain = (plain * weights).sum() / weights.sum()
+    chunked = token_loss(hidden, head, tokens, weights, 32, at_once=32 * positions)
+    torch.testing.assert_close(chunked, plain)
+    inputs = (hidden, head.weight, head.bias)
+    torch.testing.assert_close(
+        torch.autograd.grad(chunked, inputs), torch.autograd.grad(plain, inputs)
+    )
+
+
+def test_logits_of_a_batch_never_exist_together():
+    seen = []
+    head = torch.nn.Linear(8, 32)
+    head.register_forward_hook(lambda _, __, logits: seen.append(logits.numel()))
+    hidden = torch.randn(2, 64, 8, requires_grad=True)
+    tokens, weights = torch.zeros(2, 64, dtype=torch.long), torch.ones(2, 64)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda x: kept.append(x.numel()) or x, lambda x: x
+    ):
+        loss = token_loss(hidden, head, tokens, weights, 32, at_once=32 * 10)
+    loss.backward()
+    assert max(seen) == 32 * 10 and sum(seen) == 2 * 2 * 64 * 32  # each made twice
+    assert max(kept) <= hidden.numel()  # and none kept between
 
 
 def test_dropped_conditions_are_replaced_by_the_nulls():

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,8 +16,10 @@ from scar.checkpoint import build_tokenizer, configure, load_tokenizer, save_tok
 from train import checkpoints
 from train.__main__ import main, train
 from train.average import Average
-from train.optim import rate
+from train.optim import build_optimizers, rate
 from train.recipe import load_recipe
+from train.report import Report
+from train.step import gradients
 
 RECIPES = Path("train/recipes")
 SMALL = [
@@ -52,7 +57,8 @@ def edit_recipe(tokenizer_folder: Path, out: Path, *more: str):
 
 def lines(out: Path) -> list[dict]:
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k != "examples_per_second"} for row in rows]
+    measured = ("examples_per_second", "tokens_per_second", "memory_gb")
+    return [{k: v for k, v in row.items() if k not in measured} for row in rows]
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
@@ -84,21 +90,135 @@ def test_tokenizer_smoke_writes_a_loadable_tokenizer(tmp_path):
     assert {"pixel", "commitment", "perceptual"} <= lines(tmp_path)[-1].keys()
 
 
-def test_a_resumed_run_repeats_an_unbroken_one_to_the_last_bit(tokenizer_folder, tmp_path):
-    whole = edit_recipe(tokenizer_folder, tmp_path / "whole")
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_resumed_run_repeats_an_unbroken_one_to_the_last_bit(
+    tokenizer_folder, tmp_path, optimizer
+):
+    field = f"optimizer={optimizer}"
+    whole = edit_recipe(tokenizer_folder, tmp_path / "whole", field)
     train(whole)
-    train(edit_recipe(tokenizer_folder, tmp_path / "broken"))
+    shutil.copytree(tmp_path / "whole", tmp_path / "broken")
     # As if killed during step 4: only the checkpoint of step 2 is left.
     shutil.rmtree(tmp_path / "broken/checkpoints/step-00000004")
     shutil.rmtree(tmp_path / "broken/final")
-    train(edit_recipe(tokenizer_folder, tmp_path / "broken"))
+    train(edit_recipe(tokenizer_folder, tmp_path / "broken", field))
     assert lines(tmp_path / "broken") == lines(tmp_path / "whole")
-    for name in ("model", "ema", "optimizer0"):
-        files = [
-            (tmp_path / run / f"checkpoints/step-00000004/{name}.safetensors").read_bytes()
-            for run in ("whole", "broken")
-        ]
+    last = "checkpoints/step-00000004"
+    names = [path.name for path in (tmp_path / "whole" / last).glob("*.safetensors")]
+    assert ("optimizer1.safetensors" in names) == (optimizer == "muon")
+    for name in names:
+        files = [(tmp_path / run / last / name).read_bytes() for run in ("whole", "broken")]
         assert files[0] == files[1]
+
+
+@pytest.fixture(scope="module")
+def plain(tokenizer_folder, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("plain")
+    train(edit_recipe(tokenizer_folder, out))
+    return out
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ("fused=true",),
+        ("gradient_checkpointing=true",),
+        ("gradient_checkpointing=true", "compile=true"),
+    ],
+    ids=["fused", "checkpointing", "compiled"],
+)
+def test_memory_and_speed_fields_change_nothing_learned(fields, plain, tokenizer_folder, tmp_path):
+    train(edit_recipe(tokenizer_folder, tmp_path, *fields))
+    for row, expected in zip(lines(tmp_path), lines(plain), strict=True):
+        assert row == pytest.approx(expected, rel=1e-3)
+    tensors, expected = (
+        checkpoints.load(out / "checkpoints/step-00000004")[0] for out in (tmp_path, plain)
+    )
+    assert tensors["model"].keys() == expected["model"].keys()
+
+
+def test_muon_moves_hidden_matrices_and_adamw_the_rest():
+    module = torch.nn.ModuleDict(
+        {
+            "table": torch.nn.Embedding(4, 8),
+            "hidden": torch.nn.Linear(8, 8),
+            "output": torch.nn.Linear(8, 4, bias=False),
+        }
+    )
+    recipe = load_recipe(RECIPES / "toy_edit.yaml", ["optimizer=muon"])
+    adamw, muon = build_optimizers(recipe, module)
+    assert [p.shape for g in muon.param_groups for p in g["params"]] == [(8, 8)]
+    decayed, others = adamw.param_groups
+    assert [p.shape for p in decayed["params"]] == [(4, 8), (4, 8)]
+    assert [p.shape for p in others["params"]] == [(8,)] and others["weight_decay"] == 0
+
+
+def test_8_bit_moments_need_their_package(monkeypatch):
+    recipe = load_recipe(RECIPES / "toy_edit.yaml", ["optimizer=adamw8bit"])
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(ValueError, match="pip install bitsandbytes"):
+        build_optimizers(recipe, torch.nn.Linear(2, 2))
+    package = SimpleNamespace(AdamW8bit=torch.optim.AdamW)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", package)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", package)
+    [optimizer] = build_optimizers(recipe, torch.nn.Linear(2, 2))
+    assert optimizer.param_groups[0]["betas"] == recipe.betas
+    with pytest.raises(ValueError, match="fused is for"):
+        replace(recipe, fused=True)
+
+
+def poisoned(at: set[int]):
+    """`gradients`, not a number at some steps."""
+
+    def compute(recipe, accelerator, wrapped, source, step):
+        losses = gradients(recipe, accelerator, wrapped, source, step)
+        if step in at:
+            next(p for p in wrapped.parameters() if p.grad is not None).grad.fill_(float("nan"))
+        return losses
+
+    return compute
+
+
+def test_a_step_that_is_not_finite_is_skipped_counted_and_not_saved(
+    tokenizer_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("train.__main__.gradients", poisoned({1}))
+    train(edit_recipe(tokenizer_folder, tmp_path, "steps=3", "save_every=1", "keep=4"))
+    assert [row["skipped"] for row in lines(tmp_path)] == [0, 1, 0]
+    assert checkpoints.steps(tmp_path / "checkpoints") == [1, 3]
+    tensors, _ = checkpoints.load(tmp_path / "checkpoints/step-00000003")
+    assert all(value.isfinite().all() for state in tensors.values() for value in state.values())
+
+
+def test_ten_such_steps_in_a_row_stop_the_run(tokenizer_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("train.__main__.gradients", poisoned(set(range(1, 30))))
+    with pytest.raises(ValueError, match="10 steps in a row were not finite"):
+        train(edit_recipe(tokenizer_folder, tmp_path, "steps=30", "save_every=1"))
+    assert checkpoints.steps(tmp_path / "checkpoints") == [1]
+
+
+def test_what_a_kill_left_unfinished_is_cut_from_the_metrics(tmp_path):
+    recipe = load_recipe(RECIPES / "toy_edit.yaml")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    Report(tmp_path, recipe, 2).close()
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_wandb_hears_what_tensorboard_hears(tokenizer_folder, tmp_path, monkeypatch):
+    heard = {}
+    run = SimpleNamespace(
+        log=lambda values, step: heard.setdefault(step, {}).update(values),
+        finish=lambda: heard.update(finished=True),
+    )
+    package = SimpleNamespace(init=lambda **options: heard.update(options) or run)
+    monkeypatch.setitem(sys.modules, "wandb", package)
+    recipe = edit_recipe(tokenizer_folder, tmp_path, "wandb=scar", "steps=1")
+    train(recipe)
+    assert heard["project"] == "scar" and heard["finished"]
+    assert heard[1]["train/loss"] == lines(tmp_path)[0]["loss"]
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ValueError, match="pip install wandb"):
+        Report(tmp_path, recipe, 1)
 
 
 def test_another_run_in_the_same_folder_is_refused(tokenizer_folder, tmp_path):

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from train.sharding import sharded_like
+
 
 class Average:
     """Shadow copies of a module's floating-point state; decay 0 keeps none.
@@ -32,7 +34,7 @@ class Average:
 
     def load(self, shadow: dict[str, Tensor]) -> None:
         for key, value in self.shadow.items():
-            value.copy_(shadow[key])
+            value.copy_(sharded_like(shadow[key], value))
 
     @contextmanager
     def applied(self, module: nn.Module):

@@ -18,6 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from train.sharding import sharded_like
+
 MANIFEST = "MANIFEST.json"
 
 
@@ -39,7 +41,8 @@ def save(
     """
     folder.mkdir(parents=True, exist_ok=True)
     final, scratch = folder / f"step-{step:08d}", folder / f".tmp-{step:08d}-{os.getpid()}"
-    shutil.rmtree(scratch, ignore_errors=True)
+    for unfinished in folder.glob(".tmp-*"):
+        shutil.rmtree(unfinished)
     try:
         scratch.mkdir()
         for stem, state in tensors.items():
@@ -119,10 +122,11 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor]) -> None:
     """The inverse of `flatten_optimizer`; groups and rates stay those of the recipe."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict] = {}
     for key, value in flat.items():
         index, slot = key.split(".", 1)
-        state.setdefault(int(index), {})[slot] = value
+        state.setdefault(int(index), {})[slot] = sharded_like(value, parameters[int(index)])
     optimizer.load_state_dict(
         {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
     )

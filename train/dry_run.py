@@ -2,8 +2,9 @@
 
 Memory and operations are estimates: fp32 weights, gradients, AdamW moments and average for what is
 trained; activations of a transformer layer in 16 bit as 34 bytes per token and channel (Korthikanti
-et al. 2022, without the attention matrix, which is never stored), logits in fp32 with their
-gradient; 6 operations per trained and 2 per frozen weight and token, convolutional tokenizer aside.
+et al. 2022, without the attention matrix, which is never stored), or 2 where they are computed
+again; logits in fp32 with their gradient, as many as exist together; 6 operations per trained and 2
+per frozen weight and token, convolutional tokenizer aside.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import nn
 from preprocessors import PREPROCESSORS
 from scar.checkpoint import build_model, build_tokenizer, configure
 from scar.config import ScarConfig
+from scar.cross_entropy import LOGITS
 from scar.encoder import ENCODERS, VisualEncoder, feature_shape
 from scar.text import TEXT_ENCODERS, TextEncoder
 from train.data.sources import open_reader
@@ -29,9 +31,11 @@ T5_SHAPES = {
     "flan-t5-small": {"d_model": 512, "d_ff": 1024, "num_layers": 8, "num_heads": 6},
     "flan-t5-xl": {"d_model": 2048, "d_ff": 5120, "num_layers": 24, "num_heads": 32},
 }
-BYTES_TRAINED = 4 + 4 + 8 + 4  # weight, gradient, two moments, average
+BYTES_TRAINED = 4 + 4 + 4  # weight, gradient, average
+BYTES_MOMENTS = {"adamw": 8, "adamw8bit": 2, "muon": 4}  # muon: one for nearly every weight
 BYTES_FROZEN = 4
 BYTES_ACTIVATION = 34  # per layer, token and channel
+BYTES_INPUT = 2  # what gradient checkpointing keeps of them
 BYTES_LOGIT = 4 + 4 + 2
 
 
@@ -99,11 +103,15 @@ def measure(config: ScarConfig) -> Size:
 def memory_per_process(recipe: Recipe, config: ScarConfig, size: Size, examples: int) -> float:
     """Bytes, for `examples` in one micro-batch of one process."""
     backbone = config.backbone
-    weights = BYTES_TRAINED * sum(size.trained.values()) + BYTES_FROZEN * sum(size.frozen.values())
-    layers = BYTES_ACTIVATION * backbone.layers * backbone.width * size.sequence
-    logits = BYTES_LOGIT * size.tokens * config.tokenizer.codebook_size
+    trained = BYTES_TRAINED + BYTES_MOMENTS[recipe.optimizer]
+    weights = trained * sum(size.trained.values()) + BYTES_FROZEN * sum(size.frozen.values())
+    kept = BYTES_ACTIVATION * backbone.layers
+    if recipe.gradient_checkpointing:
+        kept = BYTES_INPUT * backbone.layers + BYTES_ACTIVATION  # one layer at a time is whole
     wider = 1 if recipe.precision == "bf16" else 2
-    return weights + examples * (layers * wider + logits)
+    layers = examples * kept * wider * backbone.width * size.sequence
+    logits = min(examples * size.tokens * config.tokenizer.codebook_size, LOGITS)
+    return weights + layers + BYTES_LOGIT * logits
 
 
 def operations_per_example(size: Size) -> float:

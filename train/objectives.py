@@ -13,12 +13,15 @@ Both objectives look the same to the loop:
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from scar import next_set, next_token
 from scar.checkpoint import (
     build_model,
     build_tokenizer,
@@ -36,6 +39,8 @@ from scar.model import Batch
 from train.data.batch import RawBatch, to_signed
 from train.patches import start_codes, start_from_patches, start_from_tokenizer
 from train.recipe import Recipe
+
+BLOCKS = (next_token.TransformerBlock, next_set.TransformerBlock)
 
 
 def build_objective(recipe: Recipe) -> TokenizerObjective | ScarObjective:
@@ -210,6 +215,7 @@ class ScarObjective(nn.Module):
             raise ValueError("recipe: objective scar needs tokenizer, the folder of a trained one")
         self.frozen = Frozen(config, load_tokenizer(config.tokenizer, Path(recipe.tokenizer)))
         self.model = build_model(config, for_training=True)
+        prepare_backbone(recipe, self.model.backbone)
 
     def start(self, source) -> None:
         if self.recipe.init:
@@ -249,6 +255,15 @@ class ScarObjective(nn.Module):
         seen = frozen.tokenizer.decode(frozen.tokenizer.encode(target))
         rows = [source, frozen.tokenizer.decode(tokens), seen, target]
         return torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2)
+
+
+def prepare_backbone(recipe: Recipe, backbone: nn.Module) -> None:
+    """Apply `gradient_checkpointing` and `compile`, in place; names of weights stay the same."""
+    if recipe.gradient_checkpointing:
+        for block in (part for part in backbone.modules() if isinstance(part, BLOCKS)):
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    if recipe.compile:
+        backbone.compile()
 
 
 def see(frozen: Frozen, raw: RawBatch, foreground: float) -> Batch:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
@@ -14,19 +16,25 @@ def build_optimizers(recipe: Recipe, module: nn.Module) -> list[torch.optim.Opti
     """AdamW with weight decay on matrices only; under "muon" hidden matrices get Muon instead.
 
     Muon's steps are scaled to AdamW's RMS, so one learning rate serves both.
+
+    Raises:
+        ValueError: the recipe's optimizer needs a package that is not installed.
     """
     named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
     tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
     muon = []
     if recipe.optimizer == "muon":
-        muon = [p for n, p in named if p.ndim == 2 and id(p) not in tables and "output" not in n]
+        heads = ("output.weight", "head.weight")
+        muon = [
+            p for n, p in named if p.ndim == 2 and id(p) not in tables and not n.endswith(heads)
+        ]
     taken = {id(p) for p in muon}
     rest = [p for _, p in named if id(p) not in taken]
     groups = [
         {"params": [p for p in rest if p.ndim >= 2], "weight_decay": recipe.weight_decay},
         {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
     ]
-    optimizers = [torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas)]
+    optimizers = [_adamw(recipe)(groups, lr=recipe.learning_rate, betas=recipe.betas)]
     if muon:
         optimizers.append(
             torch.optim.Muon(
@@ -37,6 +45,16 @@ def build_optimizers(recipe: Recipe, module: nn.Module) -> list[torch.optim.Opti
             )
         )
     return optimizers
+
+
+def _adamw(recipe: Recipe) -> Callable[..., torch.optim.Optimizer]:
+    if recipe.optimizer != "adamw8bit":
+        return partial(torch.optim.AdamW, fused=recipe.fused or None)
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError:
+        raise ValueError("optimizer adamw8bit needs a package: pip install bitsandbytes") from None
+    return AdamW8bit
 
 
 def rate(recipe: Recipe, step: int) -> float:

@@ -52,12 +52,18 @@ class Recipe:
     decay: str = "constant"  # constant (the paper's) | cosine, to a tenth | linear, to zero
 
     # Optimiser
-    optimizer: str = "adamw"  # adamw | muon (matrices; AdamW for the rest)
+    # muon moves matrices, AdamW the rest; adamw8bit keeps moments in 8 bits (bitsandbytes).
+    optimizer: str = "adamw"  # adamw | adamw8bit | muon
+    fused: bool = False  # AdamW as one kernel: the same steps up to rounding
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.05  # on matrices only
     clip: float = 1.0  # gradient norm
     ema: float = 0.999  # decay of the averaged weights; 0 keeps none
     precision: str = "bf16"  # bf16 (autocast) | fp32
+
+    # Memory and speed; what is learned stays the same
+    gradient_checkpointing: bool = False  # blocks keep their input and run again in the backward
+    compile: bool = False  # torch.compile of the transformer; each new length of text costs once
 
     # Conditions dropped for guidance: shares of examples
     drop_both: float = 0.05
@@ -78,6 +84,7 @@ class Recipe:
     save_every: int = 500
     keep: int = 2  # checkpoints kept
     grid_every: int = 500  # picture grids of fixed validation examples; 0: none
+    wandb: str = ""  # project of Weights & Biases to log to as well; "": none
     threads: int = 0  # CPU threads; 0: torch's choice
 
     def __post_init__(self) -> None:
@@ -87,7 +94,13 @@ class Recipe:
             "batch_size must be a multiple of accumulate": self.batch_size % self.accumulate == 0,
             "decay must be constant, cosine or linear": self.decay
             in ("constant", "cosine", "linear"),
-            "optimizer must be adamw or muon": self.optimizer in ("adamw", "muon"),
+            "optimizer must be adamw, adamw8bit or muon": self.optimizer
+            in ("adamw", "adamw8bit", "muon"),
+            "fused is for the optimizers adamw and muon": not self.fused
+            or self.optimizer != "adamw8bit",
+            "gradient_checkpointing and compile are for transformers, objective scar": not (
+                self.objective == "tokenizer" and (self.gradient_checkpointing or self.compile)
+            ),
             "precision must be bf16 or fp32": self.precision in ("bf16", "fp32"),
             "the drop shares must lie in [0, 1] together": 0 <= shares <= 1,
             "keep must be at least 2": self.keep >= 2,

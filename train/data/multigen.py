@@ -1,10 +1,12 @@
-"""MultiGen-20M: captioned images with control maps, in either published form.
+"""MultiGen-20M: captioned images with control maps.
 
     FOLDER/**/train-*.parquet      the Hub's: columns image, text and, for depth, control_depth
     FOLDER/train.jsonl             the original's: {"image_path", "prompt", "control_hed_path", ...}
+    FOLDER/**/train-*.tar          WebDataset shards: KEY.image.jpg, KEY.json with {"text"}, and
+                                   perhaps KEY.control_hed.png
 
 The original names one kind of map; others lie in sibling folders (`control_hed` -> `control_canny`
-in the path). A map that is in neither form is drawn from the framed image.
+in the path). A map that is not there is drawn from the framed image.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from pathlib import Path
 from train.data.rows import open_rows
 from train.data.samples import Sample, SampleError, decoded
 
+JUDGED_BY = 20  # rows, of which one must be readable
 KINDS = "hed|lineart|canny|seg|depth|sketch"
 
 
@@ -31,7 +34,7 @@ class MultiGen:
         self.condition = condition
         self.blocks = self.rows.blocks
         if len(self.rows):
-            self._columns(self.rows[0], f"{folder}: ")
+            self._columns(readable_row(self.rows, folder), f"{folder}: ")
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -71,6 +74,20 @@ class MultiGen:
 def row_of(rows, i: int) -> tuple[dict, Path]:
     """A row and the folder its paths are relative to; what is wrong with it as SampleError."""
     try:
-        return rows[i], rows.folder(i)
+        row, folder = rows[i], rows.folder(i)
     except (ValueError, OSError) as error:
         raise SampleError(f"its row cannot be read ({error})") from None
+    if not isinstance(row, dict):
+        raise SampleError("its row is no mapping of columns")
+    return row, folder
+
+
+def readable_row(rows, folder: Path) -> dict:
+    """The first row that can be read, to judge the columns by; one damaged row is no reason to
+    stop."""
+    for i in range(min(len(rows), JUDGED_BY)):
+        try:
+            return row_of(rows, i)[0]
+        except SampleError:
+            continue
+    raise SampleError(f"{folder}: none of the first rows can be read")

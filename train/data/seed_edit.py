@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from train.data.multigen import row_of
+from train.data.multigen import readable_row, row_of
 from train.data.rows import open_rows
 from train.data.samples import Sample, SampleError, decoded
 
@@ -25,7 +25,7 @@ class SeedEdit:
         self.rows = open_rows(folder, split)
         self.blocks = self.rows.blocks
         if len(self.rows):
-            _require_columns(self.rows[0], f"{folder}: ")
+            _require_columns(readable_row(self.rows, folder), f"{folder}: ")
 
     def __len__(self) -> int:
         return len(self.rows)
