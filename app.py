@@ -1,6 +1,6 @@
 """The Space's entry: builds the studio and serves it.
 
-    python app.py [--port 7860] [--host 0.0.0.0] [--model FOLDER_OR_HUB_ID ...]
+    python app.py [--port 7860] [--host 0.0.0.0] [--model FOLDER_OR_HUB_ID ...] [--any-model]
 
 Without arguments it needs no network: the embedded models serve.
 """
@@ -29,6 +29,10 @@ def main() -> None:
         "--model", action="append", default=[], metavar="PATH",
         help="offer a checkpoint folder or Hub id beside the embedded models (repeatable)",
     )  # fmt: skip
+    parser.add_argument(
+        "--any-model", action="store_true",
+        help="let visitors name a folder of this machine or a Hub id; not for the open internet",
+    )  # fmt: skip
     arguments = parser.parse_args()
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as after Ctrl-C: cleanly
@@ -36,20 +40,21 @@ def main() -> None:
         # Gradio reads these when it is imported; its files get a folder that only we sweep.
         os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
         os.environ["GRADIO_TEMP_DIR"] = folder
-        serve(arguments.host, arguments.port, arguments.model, Path(folder))
+        serve(arguments, Path(folder))
 
 
-def serve(host: str, port: int | None, extra: list[str], folder: Path) -> None:
+def serve(arguments: argparse.Namespace, folder: Path) -> None:
     """Serve until interrupted, with temporary files in `folder`."""
     from scar.studio import Library, build_studio, launch_studio, start_sweeper
 
-    library = Library(models(extra))
+    library = Library(models(arguments.model), find=load if arguments.any_model else None)
     studio = build_studio(library, ASSETS)
     start_sweeper(folder)
     try:
-        address = launch_studio(studio, host, port)
+        address = launch_studio(studio, arguments.host, arguments.port)
     except OSError:
-        raise SystemExit(f"Cannot listen on port {port or 7860}; try another --port.") from None
+        port = arguments.port or 7860
+        raise SystemExit(f"Cannot listen on port {port}; try another --port.") from None
     library.preload(library.names[0])  # after the page is there: importing torch takes a while
     print(f"SCAR studio on {address.replace('0.0.0.0', 'localhost')}", flush=True)
     studio.block_thread()

@@ -27,13 +27,14 @@ class Encoder(nn.Module):
                 channels[max(i - 1, 0)],
                 channels[i],
                 config.blocks,
+                config.norm,
                 attention=config.attention and i == coarsest,
                 resample=Downsample(channels[i]) if i < coarsest else None,
             )
             for i in range(len(channels))
         )
-        self.mid = middle(channels[-1], config.attention)
-        self.head = Head(channels[-1], config.latent)
+        self.mid = middle(channels[-1], config)
+        self.head = Head(channels[-1], config.latent, config.norm)
         if config.shortcut:
             f = config.downsampling
             self.shortcut = nn.Conv2d(3, config.latent, f, stride=f)
@@ -53,18 +54,19 @@ class Decoder(nn.Module):
         super().__init__()
         channels, coarsest = config.channels, len(config.channels) - 1
         self.conv_in = nn.Conv2d(config.latent, channels[-1], 3, padding=1)
-        self.mid = middle(channels[-1], config.attention)
+        self.mid = middle(channels[-1], config)
         self.levels = nn.ModuleList(
             Level(
                 channels[min(i + 1, coarsest)],
                 channels[i],
                 config.blocks + 1,
+                config.norm,
                 attention=config.attention and i == coarsest,
                 resample=Upsample(channels[i]) if i > 0 else None,
             )
             for i in reversed(range(len(channels)))
         )
-        self.head = Head(channels[0], 3 * config.patch**2)
+        self.head = Head(channels[0], 3 * config.patch**2, config.norm)
         self.unfold = nn.PixelShuffle(config.patch)
         if config.shortcut:
             f = config.downsampling
@@ -83,11 +85,19 @@ class Level(nn.Module):
     """Residual blocks, each with attention if asked, then a change of resolution."""
 
     def __init__(
-        self, width_in: int, width: int, blocks: int, attention: bool, resample: nn.Module | None
+        self,
+        width_in: int,
+        width: int,
+        blocks: int,
+        kind: str,
+        attention: bool,
+        resample: nn.Module | None,
     ):
         super().__init__()
         widths = [width_in] + [width] * blocks
-        self.res = nn.ModuleList(ResBlock(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.res = nn.ModuleList(
+            ResBlock(a, b, kind) for a, b in zip(widths, widths[1:], strict=False)
+        )
         self.attn = nn.ModuleList(Attention(width) for _ in range(blocks if attention else 0))
         self.resample = resample or nn.Identity()
 
@@ -100,11 +110,11 @@ class Level(nn.Module):
 
 
 class ResBlock(nn.Module):
-    def __init__(self, width_in: int, width: int):
+    def __init__(self, width_in: int, width: int, kind: str):
         super().__init__()
-        self.norm1 = norm(width_in)
+        self.norm1 = norm(width_in, kind)
         self.conv1 = nn.Conv2d(width_in, width, 3, padding=1)
-        self.norm2 = norm(width)
+        self.norm2 = norm(width, kind)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
         self.skip = nn.Conv2d(width_in, width, 1) if width_in != width else nn.Identity()
 
@@ -119,7 +129,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.norm = norm(width)
+        self.norm = norm(width, "group")
         self.qkv = nn.Conv2d(width, 3 * width, 1)
         self.proj = nn.Conv2d(width, width, 1)
 
@@ -153,19 +163,23 @@ class Upsample(nn.Module):
 
 
 class Head(nn.Module):
-    def __init__(self, width: int, width_out: int):
+    def __init__(self, width: int, width_out: int, kind: str):
         super().__init__()
-        self.norm = norm(width)
+        self.norm = norm(width, kind)
         self.conv = nn.Conv2d(width, width_out, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.silu(self.norm(x)))
 
 
-def middle(width: int, attention: bool) -> nn.Sequential:
-    inner = Attention(width) if attention else nn.Identity()
-    return nn.Sequential(ResBlock(width, width), inner, ResBlock(width, width))
+def middle(width: int, config: AutoencoderConfig) -> nn.Sequential:
+    inner = Attention(width) if config.attention else nn.Identity()
+    return nn.Sequential(
+        ResBlock(width, width, config.norm), inner, ResBlock(width, width, config.norm)
+    )
 
 
-def norm(width: int) -> nn.GroupNorm:
-    return nn.GroupNorm(32, width, eps=1e-6)
+def norm(width: int, kind: str) -> nn.Module:
+    if kind not in ("group", "none"):
+        raise ValueError(f"norm must be group or none, not {kind!r}")
+    return nn.GroupNorm(32, width, eps=1e-6) if kind == "group" else nn.Identity()

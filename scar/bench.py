@@ -1,4 +1,4 @@
-"""Measured here and now: `python -m scar bench decode | edit`.
+"""Measured here and now: `python -m scar bench decode | edit | maps`.
 
 Speed depends on the machine, so what is compared runs in one call and is printed as a ratio.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from PIL import Image
@@ -71,6 +72,16 @@ def decode(preset: str, device: str, repeat: int) -> None:
     for name, seconds in times.items():
         print(f"{name:>7}: {seconds:.3f} s an image, {1000 * seconds / count:.2f} ms a token")
     print(f"  ratio: {times['full'] / times['cached']:.1f}x")
+
+
+def maps(preset: str, device: str, repeat: int) -> None:
+    """Seconds for each control map of a 512 px picture, warm, and which network drew it."""
+    from preprocessors import PREPROCESSORS
+
+    image = Image.effect_mandelbrot((512, 512), (-2, -1.5, 1, 1.5), 100).convert("RGB")
+    for name, preprocessor in PREPROCESSORS.items():
+        seconds = _median(partial(preprocessor, image), repeat, "cpu")
+        print(f"{name:>8}: {seconds:.3f} s ({preprocessor.status().backend})")
 
 
 def _conditions(config, device: str) -> tuple[torch.Tensor, Text, torch.Tensor]:

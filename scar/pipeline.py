@@ -79,7 +79,8 @@ class ScarPipeline:
         """Load a checkpoint.
 
         Args:
-            source: "embedded" (ships with the code, needs no network), a folder, or a Hub id.
+            source: "embedded" (ships with the code, needs no network), a folder, or a Hub id,
+                owner/name@commit for the one state of it that was looked at.
             paradigm: "next-token" or "next-set", for sources that hold both as sub-folders.
             device: "auto", "cpu", "cuda", ...
 
@@ -301,12 +302,14 @@ def _folder(source: str | Path) -> Path:
     path = Path(source).expanduser()
     if path.is_dir():
         return path
-    if path.exists() or str(source).count("/") != 1:
+    name, _, revision = str(source).partition("@")
+    if path.exists() or name.count("/") != 1:
         raise WeightsError(f"{source} is neither a checkpoint folder nor a Hub id (owner/name)")
     from huggingface_hub import snapshot_download
 
+    wanted = ["*.safetensors", "*.json"]
     try:
-        return Path(snapshot_download(str(source), allow_patterns=["*.safetensors", "*.json"]))
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
     except Exception as error:  # the client has a class for each way to fail; all mean the same
         raise WeightsError(
             f"{source} is not a folder here and could not be fetched from the Hub "

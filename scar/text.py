@@ -19,7 +19,7 @@ class TextModel:
 
     source: str  # a Hub id, or "package:" and the Python package that carries the files
     width: int
-    revision: str = "main"
+    revision: str = ""  # the commit on the Hub
     sha256: str = ""
 
 
@@ -29,8 +29,10 @@ TEXT_ENCODERS = {
         384,
         sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     ),
-    "flan-t5-small": TextModel("google/flan-t5-small", 512),
-    "flan-t5-xl": TextModel("google/flan-t5-xl", 2048),
+    "flan-t5-small": TextModel(
+        "google/flan-t5-small", 512, "0fc9ddf78a1e988dac52e2dac162b0ede4fd74ab"
+    ),
+    "flan-t5-xl": TextModel("google/flan-t5-xl", 2048, "7d6315df2c2fb742f0f5b556879d730926ca9001"),
 }
 
 

@@ -1,10 +1,15 @@
 """The served studio over HTTP: endpoints, streaming, refusals, and the program's entry."""
 
+import ast
+import asyncio
+import base64
+import contextlib
 import json
 import socket
 import subprocess
 import sys
 import time
+from io import BytesIO
 from pathlib import Path
 
 import httpx
@@ -12,6 +17,8 @@ import pytest
 from faults.fake_pipeline import FakePipeline, edited
 from faults.serving import scene, served
 from gradio_client import Client, handle_file
+from mcp import ClientSession
+from mcp.client.streamable_http import streamablehttp_client
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +48,48 @@ def test_exactly_three_endpoints_are_public(client):
     assert sorted(endpoints) == ["/edit", "/generate", "/preprocess"]
     names = [p["parameter_name"] for p in endpoints["/edit"]["parameters"]]
     assert names[:2] == ["image", "instruction"] and "seed" in names
+
+
+def flattened(error):
+    """The errors in nested groups of them."""
+    inner = getattr(error, "exceptions", None)
+    return [error] if inner is None else [each for group in inner for each in flattened(group)]
+
+
+@contextlib.asynccontextmanager
+async def tools(client):
+    """A session of the Model Context Protocol with the studio."""
+    address = f"{client.src}gradio_api/mcp/"
+    async with streamablehttp_client(address) as (read, write, _), ClientSession(read, write) as it:
+        await it.initialize()
+        yield it
+
+
+def test_the_endpoints_are_tools_that_take_data_urls_and_no_addresses(client):
+    def call(image):
+        async def run():
+            async with tools(client) as session:
+                names = [tool.name for tool in (await session.list_tools()).tools]
+                (name,) = [name for name in names if name.endswith("edit")]
+                values = {"image": image, "instruction": "make it night", "seed": 5}
+                return names, await session.call_tool(name, values)
+
+        return asyncio.run(run())
+
+    buffer = BytesIO()
+    scene(width=96, height=64).save(buffer, "PNG")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    names, answer = call(f"data:image/png;base64,{data}")
+    assert len(names) == 3
+    (drawn,) = answer.content
+    file, parameters = ast.literal_eval(drawn.text)
+    assert parameters["seed"] == 5
+    image = Image.open(BytesIO(httpx.get(file["url"]).content)).convert("RGB")
+    expected = edited(scene(width=96, height=64), "make it night", 5)
+    assert image.tobytes() == expected.tobytes()
+    with pytest.raises(BaseExceptionGroup) as refusal:
+        call("http://127.0.0.1:9/picture.png")
+    assert "400 Bad Request" in str(flattened(refusal.value))
 
 
 def test_an_edit_streams_partials_and_ends_with_the_result(client, picture):
@@ -127,8 +176,8 @@ def test_the_entry_serves_the_page_and_its_badge(tmp_path):
     command = [sys.executable, ROOT / "app.py", "--host", "127.0.0.1", "--port", str(free_port())]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
     try:
-        address = server.stdout.readline().rsplit(" ", 1)[-1].strip()
-        page = httpx.get(address, timeout=30)
+        address = next(line for line in server.stdout if line.startswith("SCAR studio on"))
+        page = httpx.get(address.split()[-1], timeout=30)
         assert page.status_code == 200 and "SCAR Studio" in page.text
     finally:
         server.terminate()

@@ -24,7 +24,7 @@ from scar.config import PRESETS, ScarConfig, from_dict, to_dict
 
 TINY = {
     "backbone": {"layers": 1, "heads": 2, "width": 32},
-    "tokenizer": {"codebook_size": 16, "autoencoder": {"channels": [32, 32, 32], "latent": 16}},
+    "tokenizer": {"codebook_size": 16, "autoencoder": {"channels": [32, 32], "latent": 16}},
 }
 
 

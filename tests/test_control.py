@@ -33,7 +33,7 @@ SMALL = ["objects=8", "steps=2", "batch_size=2", "save_every=2", "grid_every=0",
 TINY_CODES = [
     "model.tokenizer.codebook_size=32",
     "model.tokenizer.autoencoder="
-    "{channels: [32, 32, 32], blocks: 1, latent: 16, patch: 4, attention: false}",
+    "{channels: [32, 32], blocks: 1, latent: 16, patch: 4, attention: false}",
 ]
 TINY_MODEL = ["model.backbone={layers: 1, heads: 2, width: 32}", *TINY_CODES]
 

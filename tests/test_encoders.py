@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import timm
 import torch
@@ -9,6 +11,7 @@ import torch.nn.functional as F
 
 from scar.config import EncoderConfig
 from scar.encoder import ENCODERS, VisualEncoder, feature_shape
+from scar.text import TEXT_ENCODERS
 
 # name -> (pixels a side, cells a side, channels of "last", channels of "multi")
 TABLE = {
@@ -134,3 +137,11 @@ def test_sizes_and_features_that_do_not_fit_are_refused():
         feature_shape(EncoderConfig("dinov2-b", 256))
     with pytest.raises(ValueError, match="last or multi, not 'first'"):
         feature_shape(EncoderConfig("dinov2-b", features="first"))
+
+
+def test_text_encoders_are_pinned_by_commit_or_by_hash():
+    for name, spec in TEXT_ENCODERS.items():
+        pin, length = (
+            (spec.sha256, 64) if spec.source.startswith("package:") else (spec.revision, 40)
+        )
+        assert re.fullmatch(f"[0-9a-f]{{{length}}}", pin), name

@@ -26,7 +26,7 @@ from scar.sampling import SamplingError
 
 TINY = {
     "backbone": {"layers": 1, "heads": 2, "width": 32},
-    "tokenizer": {"codebook_size": 64, "autoencoder": {"channels": [32, 32, 32], "latent": 16}},
+    "tokenizer": {"codebook_size": 64, "autoencoder": {"channels": [32, 32], "latent": 16}},
     "condition": {"classes": 3},
     "class_names": ["cat", "dog", "tree"],
 }
@@ -154,6 +154,21 @@ def test_a_hub_id_offline_gets_one_sentence(monkeypatch, tmp_path):
     )
     lines = done.stdout.strip().splitlines()
     assert len(lines) == 1 and "could not be fetched" in lines[0], done.stderr
+
+
+def test_a_hub_id_may_name_its_commit(monkeypatch, folder):
+    asked = {}
+
+    def fetch(name: str, revision: str | None, **_) -> str:
+        asked[name] = revision
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    commit = "0123456789abcdef" * 2 + "01234567"
+    pipe = ScarPipeline.from_pretrained(f"owner/pinned@{commit}", device="cpu")
+    ScarPipeline.from_pretrained("owner/newest", device="cpu")
+    assert pipe.paradigm == "next-token"
+    assert asked == {"owner/pinned": commit, "owner/newest": None}
 
 
 def test_importing_scar_is_quick_and_pulls_in_no_interface():

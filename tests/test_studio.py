@@ -2,7 +2,9 @@
 
 import json
 import math
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from faults.fake_pipeline import FakePipeline, edited
 from PIL import Image
 
 from scar.images import InputError
-from scar.studio import texts, views
+from scar.studio import texts, views, zero_gpu
 from scar.studio.compare import SIDES
 from scar.studio.examples import load_scenes
 from scar.studio.library import Library
@@ -284,3 +286,61 @@ def test_runs_never_overlap(monkeypatch):
         next(library.edit("two", picture(), "red", Settings(seed=1)))
     first.close()
     assert split(library.edit("two", picture(), "red", Settings(seed=1)))[1]
+
+
+def test_visitors_name_models_only_where_the_operator_lets_them():
+    closed = Library({"own": FakePipeline()})
+    with pytest.raises(InputError, match="no model called 'owner/name'; choose one of: own"):
+        closed.get("owner/name")
+    opened = Library({"own": FakePipeline()}, find=lambda name: FakePipeline(paradigm=name))
+    assert opened.get(" owner/name ").paradigm == "owner/name"
+    assert opened.names == ["own"]  # what one visitor named is not offered to the others
+
+
+def test_of_the_models_visitors_named_the_last_stay_loaded():
+    library = Library({"own": FakePipeline()}, find=lambda name: FakePipeline(paradigm=name))
+    for name in ("own", "a/1", "a/2", "a/3"):
+        library.get(name)
+    assert [n for n in ("own", "a/1", "a/2", "a/3") if library.is_loaded(n)] == [
+        "own",
+        "a/2",
+        "a/3",
+    ]
+
+
+def test_a_model_that_cannot_be_found_is_one_sentence_and_the_next_try_works():
+    found = {}
+
+    def find(name):
+        if name not in found:
+            raise OSError(f"nothing at /srv/secret/{name}")
+        return found[name]
+
+    library = Library({"own": FakePipeline()}, find=find)
+    with pytest.raises(InputError, match="'new' cannot be loaded: nothing at new"):
+        library.get("new")
+    found["new"] = FakePipeline()
+    assert library.get("new") is found["new"]
+
+
+def test_a_lent_gpu_is_asked_for_as_long_as_the_tokens_take(monkeypatch):
+    asked = []
+
+    def lend(duration):
+        def wrap(stream):
+            def lent(*args, **options):
+                asked.append(duration(*args, **options))
+                yield from stream(*args, **options)
+
+            return lent
+
+        return wrap
+
+    monkeypatch.setitem(sys.modules, "spaces", SimpleNamespace(GPU=lend))
+    pipe = FakePipeline()
+    library = Library({"own": pipe})
+    _, (result,) = split(library.edit("own", picture(), "make it red", Settings(seed=7)))
+    assert result.image.tobytes() == edited(picture(), "make it red", 7).tobytes()
+    split(library.generate("own", picture(), "a cat", Settings(seed=7, variants=4)))
+    one, four = (zero_gpu.LOADING + n * zero_gpu.PER_TOKEN * pipe.total_tokens for n in (1, 4))
+    assert asked == [pytest.approx(min(s, zero_gpu.LONGEST)) for s in (one, four)]

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 
-from scar.checkpoint import build_tokenizer, configure
+from scar.checkpoint import WeightsError, build_tokenizer, configure, save_tokenizer
 from scar.tokenizer import nearest
+from train.data.batch import RawBatch
+from train.data.toy import ToyScenes
+from train.objectives import TokenizerObjective
+from train.patches import start_from_tokenizer
+from train.recipe import load_recipe
 
 PRESETS = ("toy-next-token", "toy-next-set")
+RECIPES = Path(__file__).parents[1] / "train" / "recipes"
 
 
-def tiny(preset: str):
+def tiny(preset: str, width: int = 32):
     torch.manual_seed(0)
-    autoencoder = {"channels": [32, 32, 32], "latent": 16}
-    changes = {"tokenizer": {"codebook_size": 64, "autoencoder": autoencoder}}
+    changes = {"tokenizer": {"codebook_size": 64, "autoencoder": autoencoder(width)}}
     config = configure(preset, changes).tokenizer
     return config, build_tokenizer(config).eval()
+
+
+def autoencoder(width: int = 32) -> dict:
+    return {"channels": [width, width], "latent": width // 2}
 
 
 def images(config, count: int = 2) -> torch.Tensor:
@@ -54,7 +66,7 @@ def test_raster_preview_shows_drawn_cells_on_the_backdrop():
     config, tokenizer = tiny("toy-next-token")
     tokens = tokenizer.encode(images(config))
     backdrop = torch.full((2, 3, config.image_size, config.image_size), 0.25)
-    half = tokenizer.preview(tokens[:, :32], backdrop)
+    half = tokenizer.preview(tokens[:, : tokens.shape[1] // 2], backdrop)
     side = config.image_size // 2
     assert torch.equal(half[:, :, side:], backdrop[:, :, side:])
     assert not torch.allclose(half[:, :, :side], backdrop[:, :, :side])
@@ -106,3 +118,49 @@ def test_published_shape_of_vq16():
         tokenizer = build_tokenizer(config)
     assert config.grid == 16 and config.autoencoder.downsampling == 16
     assert tokenizer.codebook.weight.shape == (16384, 8)
+
+
+def test_a_tokenizer_starts_from_the_autoencoder_of_the_other_paradigm(tmp_path):
+    _, multi = tiny("toy-next-set")
+    save_tokenizer(multi, tmp_path / "multi")
+    _, single = tiny("toy-next-token")
+    fresh = start_from_tokenizer(single, tmp_path / "multi")
+    assert {key.split(".")[0] for key in fresh} == {"quant_conv", "codebook", "post_quant_conv"}
+    kept, given = single.encoder.state_dict(), multi.encoder.state_dict()
+    assert all(torch.allclose(kept[key], given[key], rtol=1e-2) for key in given)
+
+
+def test_a_tokenizer_of_other_shapes_is_no_start(tmp_path):
+    _, single = tiny("toy-next-token")
+    save_tokenizer(single, tmp_path)
+    _, wide = tiny("toy-next-token", width=64)
+    with pytest.raises(WeightsError, match="few weights of the shapes"):
+        start_from_tokenizer(wide, tmp_path)
+
+
+def test_the_foreground_counts_more():
+    """Of two recipes that see the same error, the weighted one minds it inside the mask more."""
+    model = {"tokenizer": {"codebook_size": 64, "autoencoder": autoencoder()}}
+    recipe = replace(load_recipe(RECIPES / "toy_tokenizer.yaml"), model=model)
+    source = ToyScenes("train", 128, 8).batch(range(2))
+    mask = torch.zeros_like(source.mask)
+    mask[:, 32:64, 32:64] = True
+    raw = RawBatch(source.source, source.target, ["", ""], source.label, mask)
+
+    def error(foreground: float, place: slice) -> float:
+        torch.manual_seed(0)
+        config = configure(recipe.preset, recipe.model)
+        objective = TokenizerObjective(replace(recipe, foreground=foreground), config).eval()
+        exact = objective.tokenizer.reconstruct
+
+        def spoilt(images, continuous):
+            off = images.clone()
+            off[:, :, place, place] += 0.5
+            return exact(images, continuous)._replace(images=off)
+
+        objective.tokenizer.reconstruct = spoilt
+        return float(objective(raw, 10**6)["pixel"])
+
+    inside, outside = slice(32, 64), slice(64, 96)
+    assert error(0.0, inside) == pytest.approx(error(0.0, outside))
+    assert error(4.0, inside) == pytest.approx(5 * error(4.0, outside))

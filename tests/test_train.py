@@ -29,7 +29,7 @@ SMALL = [
     "threads=1",
 ]
 TINY_CODES = (
-    "{codebook_size: 32, autoencoder: {channels: [32, 32, 32], blocks: 1, latent: 16, patch: 4, "
+    "{codebook_size: 32, autoencoder: {channels: [32, 32], blocks: 1, latent: 16, patch: 4, "
     "attention: false}}"
 )
 TINY_MODEL = f"model={{backbone: {{layers: 1, heads: 2, width: 32}}, tokenizer: {TINY_CODES}}}"
@@ -39,7 +39,7 @@ TINY_MODEL = f"model={{backbone: {{layers: 1, heads: 2, width: 32}}, tokenizer: 
 def tokenizer_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tokenizer")
     torch.manual_seed(0)
-    autoencoder = {"channels": [32, 32, 32], "blocks": 1, "latent": 16}
+    autoencoder = {"channels": [32, 32], "blocks": 1, "latent": 16}
     changes = {"tokenizer": {"codebook_size": 32, "autoencoder": autoencoder}}
     save_tokenizer(build_tokenizer(configure("toy-next-token", changes).tokenizer), folder)
     return folder
@@ -77,7 +77,7 @@ def test_unknown_and_ill_typed_keys_are_named():
 
 
 def test_tokenizer_smoke_writes_a_loadable_tokenizer(tmp_path):
-    overrides = [*SMALL, f"model={{tokenizer: {TINY_CODES}}}", f"out={tmp_path}"]
+    overrides = [*SMALL, f"model={{tokenizer: {TINY_CODES}}}", f"out={tmp_path}", "init=''"]
     recipe = load_recipe(RECIPES / "toy_tokenizer.yaml", overrides)
     final = train(recipe)
     load_tokenizer(configure(recipe.preset, recipe.model).tokenizer, final)

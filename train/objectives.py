@@ -34,7 +34,7 @@ from scar.encoder import VisualEncoder
 from scar.frozen import Frozen
 from scar.model import Batch
 from train.data.batch import RawBatch, to_signed
-from train.patches import start_codes, start_from_patches
+from train.patches import start_codes, start_from_patches, start_from_tokenizer
 from train.recipe import Recipe
 
 
@@ -70,6 +70,9 @@ class TokenizerObjective(nn.Module):
         self.perceptual = FeatureDistance(config.tokenizer.image_size)
 
     def start(self, source) -> None:
+        if self.recipe.init:
+            fresh = start_from_tokenizer(self.tokenizer, Path(self.recipe.init))
+            print(f"started from {self.recipe.init}; fresh: {', '.join(fresh) or 'nothing'}")
         if self.recipe.patch_start:
             raw = source.batch(range(self.recipe.patch_start))
             images = to_signed(torch.cat([raw.source, raw.target]))
@@ -90,8 +93,10 @@ class TokenizerObjective(nn.Module):
         out = self.tokenizer.reconstruct(images, self._continuous(len(images), step))
         if self.training and self.recipe.train_encoder:
             self.codes.update(out.latents, out.codes)
+        error = (out.images - images).abs()
+        weights = 1 + self.recipe.foreground * raw.mask.repeat(2, 1, 1).unsqueeze(1).float()
         losses = {
-            "pixel": F.l1_loss(out.images, images) + F.mse_loss(out.images, images),
+            "pixel": ((error + error.square()) * weights).sum() / (3 * weights.sum()),
             "commitment": self.recipe.commitment * out.commitment,
             "spread": self.recipe.spread * spread_loss(out.latents),
         }

@@ -1,12 +1,31 @@
-"""Starts a tokenizer's linear shortcut from the principal components of image patches."""
+"""What a tokenizer starts from: the principal components of image patches, or another tokenizer."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scar.checkpoint import WeightsError, load_weights
 from scar.tokenizer import MultiScaleVQTokenizer, VQTokenizer, nearest
+
+
+def start_from_tokenizer(tokenizer: VQTokenizer | MultiScaleVQTokenizer, folder: Path) -> list[str]:
+    """Load what fits of another tokenizer; returns the keys that stay fresh.
+
+    Autoencoders of one shape serve both paradigms: only what lies around the quantiser is new.
+
+    Raises:
+        WeightsError: the checkpoint is damaged, or fits less than half of the weights.
+    """
+    state, own = load_weights(folder, "tokenizer"), tokenizer.state_dict()
+    fitting = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+    if 2 * sum(v.numel() for v in fitting.values()) < sum(v.numel() for v in own.values()):
+        raise WeightsError(f"{folder} has few weights of the shapes of this tokenizer")
+    tokenizer.load_state_dict(fitting, strict=False)
+    return [key for key in own if key not in fitting]
 
 
 @torch.no_grad()

@@ -64,8 +64,8 @@ class Recipe:
     drop_image: float = 0.05
     drop_text: float = 0.05
 
-    # Losses that belong to one objective
-    foreground: float = 0.0  # extra weight of tokens inside the edit mask (scar)
+    # Losses
+    foreground: float = 0.0  # extra weight inside the edit mask, of tokens or of pixels
     perceptual: float = 1.0  # weight of the feature distance (tokenizer)
     commitment: float = 0.25  # weight of |z - sg(code)|^2 (tokenizer)
     patch_start: int = 0  # examples whose patches start the tokenizer's linear shortcut; 0: none

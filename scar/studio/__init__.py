@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def launch_studio(studio: gr.Blocks, host: str = "0.0.0.0", port: int | None = N
         show_error=False,
         strict_cors=True,
         ssr_mode=False,
-        mcp_server=False,
+        mcp_server=find_spec("mcp") is not None,
         enable_monitoring=False,
         run_history=False,
         pwa=False,

@@ -1,4 +1,5 @@
-"""The public endpoints: `edit`, `generate` and `preprocess`, for gradio_client and over HTTP.
+"""The public endpoints: `edit`, `generate` and `preprocess`, for gradio_client, over HTTP, and as
+MCP tools where the package `mcp` is there; a tool takes its pictures as data URLs.
 
 They are wired to components that are never shown, so that uploads pass the same checks and calls
 wait in the same line as those of the page.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -11,6 +11,7 @@ from scar.images import MAX_BYTES
 
 MAX_BODY = 256 * 1024
 MAX_UPLOAD_BODY = MAX_BYTES + 1024 * 1024
+MAX_TOOL_BODY = MAX_BYTES * 4 // 3 + 1024 * 1024  # a tool call carries its picture in base64
 CLOSED_ROUTES = ("/proxy=", "/component_server", "/openapi.json")
 
 
@@ -30,8 +31,8 @@ class Guard:
             return
         body = b""
         if scope["method"] in ("POST", "PUT", "PATCH"):
-            is_upload = path.rstrip("/").endswith("/upload")
-            limit = MAX_UPLOAD_BODY if is_upload else MAX_BODY
+            is_upload, is_tool = path.rstrip("/").endswith("/upload"), "/gradio_api/mcp" in path
+            limit = MAX_UPLOAD_BODY if is_upload else MAX_TOOL_BODY if is_tool else MAX_BODY
             headers = {k.lower(): v for k, v in scope["headers"]}
             length = headers.get(b"content-length", b"0")
             if not length.isdigit() or int(length) > limit:
@@ -44,7 +45,7 @@ class Guard:
                 if body is None:
                     await _answer(send, 413, f"Request body too large (limit {limit} bytes).")
                     return
-                if _names_a_url(body):
+                if _names_a_url(body, is_tool):
                     await _answer(send, 400, "This server fetches no URLs; upload the file.")
                     return
                 receive = _replayed(body, receive)
@@ -66,23 +67,47 @@ def _is_closed(path: str) -> bool:
     return (target or other).lstrip("/ ").startswith(("http:", "https:", "ftp:"))
 
 
-def _names_a_url(body: bytes) -> bool:
-    """Whether a JSON body holds a file whose `path` is a URL, which Gradio would download."""
+def _names_a_url(body: bytes, is_tool: bool) -> bool:
+    """Whether a JSON body holds a file whose `path` is a URL, which Gradio would download.
+
+    In the arguments of a tool call (MCP) a plain string stands for a file, so there none may be a
+    URL. Its data URLs are decoded, not fetched.
+    """
     try:
         data = json.loads(body or b"null")
     except (ValueError, RecursionError):
         return False  # the application answers 400 itself
-    pending = [data]
+    if is_tool and any(_fetchable(text) for text in _strings(_arguments(data))):
+        return True
+    return any("://" in text for key, text in _named(data) if key == "path")
+
+
+def _arguments(data: Any) -> Any:
+    """What the tool calls of a JSON-RPC message or batch are given."""
+    calls = data if isinstance(data, list) else [data]
+    params = [call.get("params") for call in calls if isinstance(call, dict)]
+    return [each.get("arguments") for each in params if isinstance(each, dict)]
+
+
+def _fetchable(text: str) -> bool:
+    return text.strip().lower().startswith(("http:", "https:", "ftp:", "file:"))
+
+
+def _strings(data: Any) -> Iterator[str]:
+    return (text for _, text in _named(data))
+
+
+def _named(data: Any) -> Iterator[tuple[Any, str]]:
+    """Every string in a JSON value, with the key or index that it stands under."""
+    pending = [(None, data)]
     while pending:
-        value = pending.pop()
-        if isinstance(value, dict):
-            path = value.get("path")
-            if isinstance(path, str) and "://" in path:
-                return True
-            pending.extend(value.values())
+        key, value = pending.pop()
+        if isinstance(value, str):
+            yield key, value
+        elif isinstance(value, dict):
+            pending.extend(value.items())
         elif isinstance(value, list):
-            pending.extend(value)
-    return False
+            pending.extend(enumerate(value))
 
 
 async def _read(receive: Any, limit: int) -> bytes | None:

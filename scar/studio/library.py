@@ -6,7 +6,9 @@ import contextlib
 import logging
 import re
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from PIL import Image
@@ -19,16 +21,28 @@ log = logging.getLogger(__name__)
 
 FOLDERS = re.compile(r"(?<!\S)/(\S*/)*")  # where the server keeps its files is not shown
 PATIENCE = 120.0  # seconds a run waits for the one before it
+VISITED = 2  # models that visitors named and that stay loaded
 
 
 class Library:
-    """Models by name. A value is a pipeline, or a function without arguments that loads one."""
+    """Models by name. A value is a pipeline, or a function without arguments that loads one.
 
-    def __init__(self, models: Mapping[str, Any | Callable[[], Any]]):
+    Args:
+        models: what the operator offers.
+        find: loads what a visitor names, a folder or a Hub id; None: only what is offered.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, Any | Callable[[], Any]],
+        find: Callable[[str], Any] | None = None,
+    ):
         if not models:
             raise ValueError("a studio needs at least one model")
+        self.find = find
+        self._offered = list(models)
         self._models = dict(models)
-        self._locks = {name: threading.Lock() for name in models}
+        self._locks = defaultdict(threading.Lock)
         self._problems: dict[str, str] = {}
         self._device = threading.Lock()
         self.edit = on_gpu(self.edit, self._tokens)
@@ -36,18 +50,20 @@ class Library:
 
     @property
     def names(self) -> list[str]:
-        return list(self._models)
+        return list(self._offered)
 
     def get(self, name: str) -> Any:
         """The pipeline called `name`, loading it if need be; raises `InputError` if it cannot."""
-        if name not in self._models:
-            known = ", ".join(self._models)
+        name = name.strip()
+        if name not in self._offered and self.find is None:
+            known = ", ".join(self._offered)
             raise InputError(f"There is no model called '{name}'; choose one of: {known}.")
-        with self._locks[name]:
+        with self._locks[name if name in self._offered else ""]:
             if self.is_loaded(name):
                 return self._models[name]
             try:
-                self._models[name] = _warm(self._models[name]())
+                load = self._models.get(name) or partial(self.find, name)
+                self._models[name] = _warm(load())
             except Exception as error:
                 reason = (str(error).splitlines() or ["no reason was given"])[0]
                 is_known = type(error).__name__ == "WeightsError"  # its message says it all
@@ -56,6 +72,9 @@ class Library:
                 self._problems[name] = f"The model '{name}' cannot be loaded: {reason}."
                 raise InputError(self._problems[name]) from None
             self._problems.pop(name, None)
+            visited = [other for other in self._models if other not in self._offered]
+            for other in visited[:-VISITED]:
+                del self._models[other]
             return self._models[name]
 
     def edit(

@@ -22,7 +22,8 @@ class SettingsPanel:
         with gr.Accordion(say("Advanced"), open=False, elem_id=f"{tab}-advanced"):
             self.model = gr.Dropdown(
                 library.names, value=library.names[0], label=say("Model"), elem_id=f"{tab}-model",
-                visible=len(library.names) > 1, info=say("Loads when it is chosen."),
+                visible=len(library.names) > 1 or library.find is not None,
+                allow_custom_value=library.find is not None, info=say("Loads when it is chosen."),
             )  # fmt: skip
             with gr.Row():
                 self.seed = gr.Number(
