@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.set_defaults(run=_convert)
 
     bench = commands.add_parser("bench", help="measure speed and memory, as ratios in one run")
-    bench.add_argument("what", choices=("decode", "edit", "maps"))
+    bench.add_argument("what", choices=("decode", "edit", "maps", "ui"))
     bench.add_argument("--preset", default="toy-next-token")
     bench.add_argument("--device", default="cpu")
     bench.add_argument("--repeat", type=int, default=3)
@@ -123,7 +123,7 @@ def _convert(arguments: argparse.Namespace) -> int:
 def _bench(arguments: argparse.Namespace) -> int:
     from scar import bench
 
-    runs = {"decode": bench.decode, "edit": bench.edit, "maps": bench.maps}
+    runs = {"decode": bench.decode, "edit": bench.edit, "maps": bench.maps, "ui": bench.ui}
     runs[arguments.what](arguments.preset, arguments.device, arguments.repeat)
     return 0
 

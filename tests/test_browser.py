@@ -11,6 +11,8 @@ from faults.serving import scene, served
 from PIL import Image
 
 from scar.studio import Library, build_studio, launch_studio
+from scar.studio.bench import measure
+from scar.studio.session import PREVIEWS
 
 CHROMIUM = "/usr/bin/chromium"
 PATIENCE = 1000 * int(os.environ.get("SCAR_BROWSER_TIMEOUT", "15"))  # longer on a busy machine
@@ -57,9 +59,13 @@ def slow(pipe):
 
 
 @pytest.fixture(scope="module")
-def address(pipe, tmp_path_factory):
-    models = {"next-token": pipe, "next-set": FakePipeline("next-set")}
-    with served(models, tmp_path_factory.mktemp("assets")) as url:
+def library(pipe):
+    return Library({"next-token": pipe, "next-set": FakePipeline("next-set")})
+
+
+@pytest.fixture(scope="module")
+def address(library, tmp_path_factory):
+    with served(library, tmp_path_factory.mktemp("assets")) as url:
         yield url
 
 
@@ -204,6 +210,17 @@ def test_stop_ends_the_run_and_the_next_one_works(page, pipe, slow):
     assert page.query_selector("#edit-history button") is None
     page.click("#edit-run")  # at once: the button is back only when a press counts
     page.wait_for_selector("#edit-stage .stage.done")
+    assert pipe.abandoned == abandoned + 1 and pipe.running == 0
+
+
+def test_the_measure_sees_the_first_partial_picture_and_the_stop(
+    page, address, library, pipe, slow
+):
+    abandoned, first = pipe.abandoned, pipe.step_seconds * (pipe.total_tokens // PREVIEWS)
+    answer = measure(page, address, library, scene=0)
+    slow()
+    assert first <= answer.partial < first + PATIENCE / 1000
+    assert 0 < answer.freed < first + PATIENCE / 1000 and answer.again > 0
     assert pipe.abandoned == abandoned + 1 and pipe.running == 0
 
 
