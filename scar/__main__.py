@@ -44,8 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     convert.set_defaults(run=_convert)
 
     bench = commands.add_parser("bench", help="measure speed and memory, as ratios in one run")
-    bench.add_argument("what", choices=("decode", "edit", "maps", "train"))
-    bench.add_argument("--preset", default="toy-next-token", help="of decode and edit")
+    bench.add_argument("what", choices=("decode", "edit", "maps", "train", "ui"))
+    bench.add_argument("--preset", default="toy-next-token", help="of decode, edit and ui")
     bench.add_argument("--device", default="cpu")
     bench.add_argument("--repeat", type=int, default=3)
     bench.set_defaults(run=_bench)
@@ -126,7 +126,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     if arguments.what == "train":
         bench_train.train(arguments.device, arguments.repeat)
         return 0
-    runs = {"decode": bench.decode, "edit": bench.edit, "maps": bench.maps}
+    runs = {"decode": bench.decode, "edit": bench.edit, "maps": bench.maps, "ui": bench.ui}
     runs[arguments.what](arguments.preset, arguments.device, arguments.repeat)
     return 0
 

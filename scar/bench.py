@@ -1,14 +1,17 @@
-"""Measured here and now: `python -m scar bench decode | edit | maps`.
+"""Measured here and now: `python -m scar bench decode | edit | maps | ui`.
 
 Speed depends on the machine, so what is compared runs in one call and is printed as a ratio.
 """
 
 from __future__ import annotations
 
+import os
 import resource
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from statistics import median
 
 import torch
 from PIL import Image
@@ -37,6 +40,38 @@ def edit(preset: str, device: str, repeat: int) -> None:
         print(f"{out.seconds:.2f} s for {out.tokens} tokens: {shares}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"peak resident memory {peak:.2f} GB")
+
+
+def ui(preset: str, device: str, repeat: int) -> None:
+    """The studio over the embedded model, in a browser: the first partial picture, and Stop."""
+    with tempfile.TemporaryDirectory(prefix="scar-bench-") as folder:
+        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
+        from scar import ScarPipeline
+        from scar.pipeline import EMBEDDED
+        from scar.studio import Library, build_studio, launch_studio
+        from scar.studio.bench import browser_page, measure
+
+        paradigm = preset.removeprefix("toy-")
+        library = Library(
+            {paradigm: partial(ScarPipeline.from_pretrained, paradigm=paradigm, device=device)}
+        )
+        library.get(paradigm)
+        studio = build_studio(library, EMBEDDED.parent)
+        try:
+            address = launch_studio(studio, "127.0.0.1")
+            with browser_page() as page:
+                answers = [measure(page, address, library, scene) for scene in range(repeat)]
+        finally:
+            studio.close()
+    tokens = library.get(paradigm).total_tokens
+    print(f"{preset} on {device}, {tokens} tokens, median (worst) of {repeat} runs, seconds")
+    for field, words in {
+        "partial": "Run pressed to first partial picture",
+        "freed": "Stop pressed to model free",
+        "again": "Stop pressed to Run back on the page",
+    }.items():
+        seconds = [getattr(answer, field) for answer in answers]
+        print(f"{words:>37}: {median(seconds):.2f} ({max(seconds):.2f})")
 
 
 @torch.inference_mode()

@@ -97,11 +97,11 @@ class CompareTab:
         running = began.success(
             self._events, inputs, outputs, trigger_mode="once", **MODEL, **QUIET
         )
-        running.failure(self._idle, None, outputs, queue=False, **QUIET)
-        self.stop.click(
+        running.failure(
             lambda: {**self._idle(), **dict.fromkeys(self.statuses, views.status_stopped())},
-            None, outputs, cancels=[running], queue=False, **QUIET,
+            None, outputs, queue=False, **QUIET,
         )  # fmt: skip
+        self.stop.click(None, cancels=[running], api_visibility="private")
         self.examples.select(self._pick, None, [self.source, self.instruction], **QUIET)
 
     def _start(self, upload: Upload | None, instruction: str, *others: Any) -> dict:

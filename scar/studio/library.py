@@ -52,6 +52,11 @@ class Library:
     def names(self) -> list[str]:
         return list(self._offered)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a run holds the device now."""
+        return self._device.locked()
+
     def get(self, name: str) -> Any:
         """The pipeline called `name`, loading it if need be; raises `InputError` if it cannot."""
         name = name.strip()

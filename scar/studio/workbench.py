@@ -115,14 +115,13 @@ class Workbench:
         running = began.success(
             proceed, [*inputs, self.runs], outputs, trigger_mode="once", **MODEL, **QUIET
         )
+        # A stopped run counts as failed once the browser has let go of it: only then is the run
+        # button back, so that no press of it is lost.
         running.failure(
-            lambda: {**self._idle(), self.status: views.status_idle()}, None, outputs,
+            lambda: {**self._idle(), self.status: views.status_stopped()}, None, outputs,
             queue=False, **QUIET,
         )  # fmt: skip
-        self.stop.click(
-            lambda: {**self._idle(), self.status: views.status_stopped()}, None, outputs,
-            cancels=[running], queue=False, **QUIET,
-        )  # fmt: skip
+        self.stop.click(None, cancels=[running], api_visibility="private")
         self.panel.model.change(
             self._choose, self.panel.model, [*self.panel.sampling, self.status], **MODEL, **QUIET
         )

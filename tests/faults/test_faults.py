@@ -2,8 +2,11 @@
 
 import json
 import socket
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
@@ -14,6 +17,8 @@ from faults.serving import Caller, edit_values, file_data, scene, served
 from scar.images import InputError, open_image
 from scar.studio import QUEUE
 from scar.studio.guard import MAX_BODY, MAX_UPLOAD_BODY
+
+ROOT = Path(__file__).parents[2]
 
 
 class OutOfMemoryError(RuntimeError):
@@ -88,6 +93,30 @@ def test_a_bomb_is_refused_before_it_is_decoded(caller):
     data = dict(malformed())["100-megapixels.png"]
     kind, answer = caller.call("preprocess", file_data(caller.upload(data)), "none")
     assert kind == "error" and "too many pixels" in answer["error"]
+
+
+OPEN_AND_WEIGH = """
+import re, sys, time
+from scar.images import InputError, open_image
+
+def peak():  # resident kB of this program alone: what getrusage says includes its parent
+    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+
+before, start = peak(), time.process_time()
+try:
+    open_image(sys.argv[1])
+except InputError:
+    print(time.process_time() - start, (peak() - before) / 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory from /proc")
+def test_refusing_a_bomb_takes_under_a_second_and_50_megabytes(tmp_path):
+    (tmp_path / "bomb.png").write_bytes(dict(malformed())["100-megapixels.png"])
+    command = [sys.executable, "-c", OPEN_AND_WEIGH, tmp_path / "bomb.png"]
+    answer = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    seconds, megabytes = map(float, answer.stdout.split())
+    assert seconds < 1 and megabytes < 50
 
 
 PATHS = [
