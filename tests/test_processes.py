@@ -7,8 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-from test_train import SMALL, TINY_MODEL, edit_recipe, lines, tokenizer_folder  # noqa: F401
+from test_train import SMALL, TINY_MODEL, assert_close, edit_recipe, tokenizer_folder  # noqa: F401
 
 from train import checkpoints
 from train.__main__ import train
@@ -42,12 +41,6 @@ def launch(config: str, program: list[str], out: Path, tokenizer: Path, *more: s
     return done.stdout
 
 
-def close(a: list[dict], b: list[dict], tolerance: float) -> None:
-    assert len(a) == len(b)
-    for one, other in zip(a, b, strict=True):
-        assert one == pytest.approx(other, rel=tolerance)
-
-
 DROPS = ("drop_text=0.3", "drop_image=0.3", "batch_size=4")
 
 
@@ -63,7 +56,7 @@ def test_two_processes_compute_what_one_does_and_resume(tokenizer_folder, tmp_pa
             *DROPS,
         )
     assert "resuming from step-00000002" in said
-    close(lines(tmp_path / "two"), lines(tmp_path / "one"), 1e-5)
+    assert_close(tmp_path / "two", tmp_path / "one", 1e-5)
 
 
 def test_spread_weights_learn_the_same_and_resume(tokenizer_folder, tmp_path):  # noqa: F811
@@ -79,7 +72,7 @@ def test_spread_weights_learn_the_same_and_resume(tokenizer_folder, tmp_path):  
             f"steps={steps}",
             *DROPS,
         )
-    close(lines(tmp_path / "two"), lines(tmp_path / "one"), 1e-5)
+    assert_close(tmp_path / "two", tmp_path / "one", 1e-5)
     ends = [
         checkpoints.load(tmp_path / run / "checkpoints/step-00000004")[0] for run in ("one", "two")
     ]
@@ -92,4 +85,4 @@ def test_micro_batches_add_up_to_the_batch(tokenizer_folder, tmp_path):  # noqa:
     plain = ("batch_size=4", "drop_both=0", "drop_image=0", "drop_text=0", "foreground=0")
     train(edit_recipe(tokenizer_folder, tmp_path / "one", *plain))
     train(edit_recipe(tokenizer_folder, tmp_path / "parts", "accumulate=2", *plain))
-    close(lines(tmp_path / "parts"), lines(tmp_path / "one"), 1e-4)
+    assert_close(tmp_path / "parts", tmp_path / "one", 1e-4)

@@ -63,7 +63,7 @@ class Recipe:
 
     # Memory and speed; what is learned stays the same
     gradient_checkpointing: bool = False  # blocks keep their input and run again in the backward
-    compile: bool = False  # torch.compile of the transformer; each new length of text costs once
+    compile: bool = False  # torch.compile of the transformer
 
     # Conditions dropped for guidance: shares of examples
     drop_both: float = 0.05
