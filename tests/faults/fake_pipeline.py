@@ -24,7 +24,10 @@ class Output:
 
 
 class FakePipeline:
-    """`step_seconds` is the time of one token; `fail` may raise on a call's first token."""
+    """`step_seconds` is the time of one token; `fail` may raise on a call's first token.
+
+    While `endless` is set, a run comes to its middle, stays there and never ends by itself.
+    """
 
     size, device, total_tokens = 128, "cpu", 64
     classes = ["cat", "dog", "red apple"]
@@ -32,6 +35,7 @@ class FakePipeline:
 
     def __init__(self, paradigm="next-token", step_seconds=0.0, fail=lambda: None):
         self.paradigm, self.step_seconds, self.fail = paradigm, step_seconds, fail
+        self.endless = False
         self.running, self.finished, self.abandoned = 0, 0, 0
 
     def stream_edit(self, image, instruction, *, region=None, **options):
@@ -57,7 +61,7 @@ class FakePipeline:
             final = edited(image, prompt, seed or 0)
             if region is not None:
                 final = Image.composite(final, image, region.point(lambda v: 255 * (v > 127)))
-            for token in range(1, self.total_tokens + 1):
+            for token in self._steps(every):
                 time.sleep(self.step_seconds)
                 if token % every == 0 or token == self.total_tokens:
                     shown = revealed(image, final, token / self.total_tokens)
@@ -69,6 +73,14 @@ class FakePipeline:
             raise
         finally:
             self.running -= 1
+
+    def _steps(self, every):
+        middle = every * (self.total_tokens // every // 2)
+        for token in range(1, self.total_tokens + 1):
+            yield token
+            while self.endless and token == middle:
+                time.sleep(0.05)
+                yield token
 
 
 def edited(image, prompt, seed):
