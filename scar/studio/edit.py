@@ -15,8 +15,8 @@ from scar.studio.library import Library
 from scar.studio.painter import painter, region_from
 from scar.studio.safety import SafeImage, Upload
 from scar.studio.session import MAX_PROMPT, check_prompt
-from scar.studio.texts import say
-from scar.studio.workbench import QUIET, SEND_INDEX, Run, Workbench, results_folder
+from scar.studio.texts import say, tell
+from scar.studio.workbench import QUIET, SEND_INDEX, Run, Workbench, results_folder, toast
 
 SUGGESTIONS = ["add a red apple on the left", "make it night", "change the place to a beach"]
 
@@ -132,11 +132,13 @@ class EditTab:
         return sentences[event.index]
 
     def _uploaded(self, upload: Upload) -> dict:
+        if upload.problem:
+            raise toast(InputError(upload.problem))
         updates = self._show(([upload.path], 0))
         del updates[self.source]  # it is shown already
         words = (upload.parameters or {}).get("instruction")
         if isinstance(words, str) and (restored := self.bench.panel.restored(upload.parameters)):
-            gr.Info("The settings inside this picture were restored.", duration=4)
+            gr.Info(tell("The settings inside this picture were restored."), duration=4)
             updates |= {self.instruction: words[:MAX_PROMPT], **restored}
         return updates
 
