@@ -12,6 +12,7 @@ from PIL import Image
 from preprocessors import PREPROCESSORS, preprocess
 from scar.images import InputError, open_image
 from scar.studio import views
+from scar.studio.builder import SceneBuilder
 from scar.studio.examples import Scene
 from scar.studio.library import Library
 from scar.studio.safety import SafeImage, Upload, explain
@@ -67,6 +68,7 @@ class ControlTab:
             views.scene_strip(self.scenes), js_on_load=SEND_INDEX, elem_id="control-examples",
             visible=bool(self.scenes),
         )  # fmt: skip
+        self.builder = SceneBuilder("control")
 
     def _map(self) -> None:
         self.kind = gr.Radio(_kinds(), value="canny", label=say("Map"), elem_id="control-kind")
@@ -120,6 +122,7 @@ class ControlTab:
             trigger(self._draw, drawing, drawn, **QUIET)
         pictured = [self.source, self.prompt]
         self.examples.select(self._pick, None, pictured, **QUIET)
+        self.builder.wire(self._show, pictured)
         self.by.change(
             self._switch, [self.by, bench.panel.model], [self.prompt, self.label], **QUIET
         )
