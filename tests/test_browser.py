@@ -393,6 +393,9 @@ def test_a_chinese_browser_gets_a_chinese_page(open_page):
     page = open_page(locale="zh-CN")
     page.wait_for_function("document.querySelector('#edit-run').innerText === '编辑图片'")
     assert page.get_by_role("tab", name="对比").is_visible()
+    page.get_by_text("结果会在这里").first.wait_for()
+    pick_and_run(page)
+    assert "词元" in page.inner_text("#edit-status")
 
 
 def test_the_embedded_model_edits_an_example_scene(browser, tmp_path_factory):

@@ -3,7 +3,6 @@
 import json
 import math
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,8 +11,7 @@ from faults.fake_pipeline import FakePipeline, edited
 from PIL import Image
 
 from scar.images import InputError
-from scar.studio import texts, views, zero_gpu
-from scar.studio.compare import SIDES
+from scar.studio import views, zero_gpu
 from scar.studio.examples import load_scenes
 from scar.studio.library import Library
 from scar.studio.metadata import read_parameters, save_png
@@ -238,14 +236,6 @@ def test_scenes_come_from_their_list(tmp_path):
     (scene,) = load_scenes(tmp_path)
     assert scene.caption == "a meadow" and scene.instructions == ["make it night"]
     assert Image.open(scene.publish(tmp_path / "public")).tobytes() == picture().tobytes()
-
-
-def test_every_translated_sentence_is_used():
-    sources = [path.read_text("utf-8") for path in Path(texts.__file__).parent.glob("*.py")]
-    code = "".join(source for source in sources if "CHINESE = {" not in source)
-    sides = {f"{words}, {side}" for words in ("Model", "Guidance") for side in SIDES}
-    unused = [w for w in texts.CHINESE if f'"{w}"'.replace("\n", "\\n") not in code]
-    assert set(unused) == sides
 
 
 @pytest.fixture(scope="module", params=["next-token", "next-set"])

@@ -6,7 +6,9 @@ import sys
 import pytest
 import torch
 
+from scar.images import InputError
 from train.data.toy import ToyScenes
+from train.data.toy_compose import Part, compose, object_names, picture_and_edits
 from train.data.toy_edits import FAMILIES, is_held_out
 from train.data.toy_language import HELD_OUT, PHRASINGS, SYNONYMS
 from train.data.toy_sprites import COLOURS, vocabulary
@@ -289,3 +291,43 @@ def test_rendering_in_threads_gives_the_same_bytes_and_leaves_torch_as_it_was(ba
             assert torch.equal(again.target, batch.target[:8])
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_scene_composed_from_names_is_the_same_every_time():
+    parts = [Part("cat", "left", "small"), Part("apple", "right", "large")]
+    scene = compose("beach", parts)
+    assert scene == compose("beach", parts)
+    assert scene.caption == "a cat and an apple on a beach"
+    image, edits = picture_and_edits(scene)
+    again, same = picture_and_edits(compose("beach", parts))
+    assert image.size == (256, 256) and image.tobytes() == again.tobytes() and edits == same
+    other, _ = picture_and_edits(compose("beach", [parts[0], Part("apple", "right", "small")]))
+    left = (0, 0, 128, 256)
+    assert other.crop(left).tobytes() == image.crop(left).tobytes()
+    assert other.tobytes() != image.tobytes()
+
+
+def test_every_object_fits_the_frame_in_every_size():
+    for name in object_names():
+        for size in ("small", "medium", "large"):
+            (thing,) = compose("meadow", [Part(name, "left", size)]).things
+            left, top, right, bottom = thing.box
+            assert left >= 0 and right <= 1 and top >= 0.02 and bottom <= 0.98, (name, size)
+
+
+@pytest.mark.parametrize(
+    ("place", "parts"),
+    [
+        ("nowhere", [("cat", "left", "small")]),
+        ("beach", []),
+        ("beach", [("cat", "left", "small")] * 4),
+        ("beach", [("dragon", "left", "small")]),
+        ("beach", [("cat", "above", "small")]),
+        ("beach", [("cat", "left", "huge")]),
+        ("beach", [("cat", "left", "small"), ("dog", "left", "small")]),
+        ("kitchen", [("sun", "left", "small")]),
+    ],
+)
+def test_a_scene_that_cannot_be_composed_is_refused_in_one_sentence(place, parts):
+    with pytest.raises(InputError, match=r"^[A-Z][^.]*\.$"):
+        compose(place, [Part(*part) for part in parts])

@@ -13,7 +13,7 @@ from starlette.middleware import Middleware
 
 from scar.images import InputError
 from scar.studio import views
-from scar.studio.about import about_tab
+from scar.studio.about import AboutTab
 from scar.studio.api import PublicApi
 from scar.studio.compare import CompareTab
 from scar.studio.control import ControlTab
@@ -23,7 +23,7 @@ from scar.studio.guard import Guard
 from scar.studio.library import Library
 from scar.studio.panel import SAMPLING, SettingsPanel
 from scar.studio.safety import start_sweeper
-from scar.studio.texts import I18N, say
+from scar.studio.texts import I18N, say, speaks_chinese
 from scar.studio.theme import CSS, HEAD, THEME
 from scar.studio.workbench import QUIET
 
@@ -43,7 +43,7 @@ def build_studio(
     scenes = load_scenes(assets / "examples") if assets else []
     with gr.Blocks(title="SCAR Studio", fill_width=True, delete_cache=(600, 4 * 3600)) as studio:
         with gr.Row(elem_classes="masthead"):
-            gr.HTML("<h1>SCAR</h1><p>Say what should change. Watch it happen.</p>")
+            masthead = gr.HTML(views.masthead())
             badge = gr.HTML(views.badge(library.names[0], None), elem_id="badge")
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab(say("Edit"), id="edit"):
@@ -51,15 +51,28 @@ def build_studio(
             with gr.Tab(say("Control to image"), id="control"):
                 control = ControlTab(library, scenes)
             with gr.Tab(say("Compare"), id="compare"):
-                CompareTab(library, scenes)
+                compare = CompareTab(library, scenes)
             with gr.Tab(say("About"), id="about"):
-                about_tab(assets / "MODEL_CARD.md" if assets else None)
+                about = AboutTab(assets / "MODEL_CARD.md" if assets else None)
         PublicApi(library)
         panels = [edit.bench.panel, control.bench.panel]
         sampling = [component for panel in panels for component in panel.sampling]
         studio.load(partial(_welcome, library, panels), None, [badge, *sampling], **QUIET)
+        tabs = (edit.bench, control, compare, about)
+        static = [masthead, *(part for tab in tabs for part in tab.told())]
+        studio.load(partial(_told, masthead, tabs, static), None, static, queue=False, **QUIET)
     studio.queue(max_size=QUEUE, default_concurrency_limit=1, api_open=False)
     return studio
+
+
+def _told(masthead: gr.HTML, tabs: tuple, static: list) -> Any:
+    """What the page holds from the start and the browser cannot translate, where it is English."""
+    if not speaks_chinese():
+        return [gr.skip()] * len(static)
+    updates = {masthead: views.masthead()}
+    for tab in tabs:
+        updates |= tab.told()
+    return updates
 
 
 def _welcome(library: Library, panels: list[SettingsPanel]) -> list:

@@ -10,40 +10,53 @@ import gradio as gr
 
 from scar.images import FORMATS, MAX_ASPECT, MAX_BYTES, MAX_PIXELS, MAX_SIDE, MIN_SIDE
 from scar.studio.session import MAX_PROMPT, MAX_VARIANTS
+from scar.studio.texts import tell
 
 LARGEST_PICTURE = 2 * 1024 * 1024
 
-API = """
-### From Python
-```python
+CALL = """```python
 from gradio_client import Client, handle_file
 
 client = Client("ADDRESS_OF_THIS_PAGE")
 path, parameters = client.predict(
     handle_file("scene.png"), "make it night", seed=0, api_name="/edit"
 )
-```
-`/generate` takes a control map and a sentence or class number, `/preprocess` draws a control map.
-Iterating over `client.submit(...)` gives the partial pictures.
-"""
+```"""
+ENDPOINTS = (
+    "`/generate` takes a control map and a sentence or class number, `/preprocess` draws a map.",
+    "Iterating over `client.submit(...)` gives the partial pictures.",
+)
+LIMITS = (
+    f"Pictures: {', '.join(FORMATS)}, at most {MAX_BYTES // 2**20} MB and "
+    f"{MAX_PIXELS // 10**6} megapixels, {MIN_SIDE} to {MAX_SIDE} pixels a side, at most "
+    f"{MAX_ASPECT} times as long as wide.",
+    f"Words: at most {MAX_PROMPT} characters. Variants: at most {MAX_VARIANTS} a run.",
+    "One run at a time; others wait in line.",
+    "Results are deleted from the server after some hours.",
+    "The server fetches no addresses and keeps no accounts.",
+)
 
-LIMITS = f"""
-### Limits
-- Pictures: {", ".join(FORMATS)}, at most {MAX_BYTES // 2**20} MB and {MAX_PIXELS // 10**6}
-  megapixels, {MIN_SIDE} to {MAX_SIDE} pixels a side, at most {MAX_ASPECT} times as long as wide.
-- Words: at most {MAX_PROMPT} characters. Variants: at most {MAX_VARIANTS} a run.
-- One run at a time; others wait in line. Results are deleted from the server after some hours.
-- The server fetches no addresses and keeps no accounts.
-"""
+
+class AboutTab:
+    """Builds the tab inside the current `gr.Blocks`; `card` is the model card, if there is one."""
+
+    def __init__(self, card: Path | None):
+        with gr.Column(elem_classes="prose-page"):
+            if card and card.exists():
+                gr.Markdown(with_pictures(card), sanitize_html=True)
+            self.reference = gr.Markdown(_reference())
+
+    def told(self) -> dict:
+        """Updates that put what the page holds from the start into the visitor's language."""
+        return {self.reference: _reference()}
 
 
-def about_tab(card: Path | None) -> None:
-    """Build the tab inside the current `gr.Blocks`; `card` is the model card, if there is one."""
-    with gr.Column(elem_classes="prose-page"):
-        if card and card.exists():
-            gr.Markdown(with_pictures(card), sanitize_html=True)
-        gr.Markdown(API)
-        gr.Markdown(LIMITS)
+def _reference() -> str:
+    """How to call the studio, and what it accepts."""
+    endpoints = "\n".join(f"- {tell(line)}" for line in ENDPOINTS)
+    limits = "\n".join(f"- {tell(line)}" for line in LIMITS)
+    calling, bounds = tell("From Python"), tell("Limits")
+    return f"### {calling}\n{CALL}\n\n{endpoints}\n\n### {bounds}\n{limits}"
 
 
 def with_pictures(card: Path) -> str:

@@ -87,6 +87,13 @@ class CompareTab:
         self.stages.append(gr.HTML(views.stage_empty(), elem_id=f"compare-stage-{side}"))
         self.statuses.append(gr.HTML(views.status_idle(), elem_id=f"compare-status-{side}"))
 
+    def told(self) -> dict:
+        """Updates that put what the page holds from the start into the visitor's language."""
+        return {
+            **dict.fromkeys(self.stages, views.stage_empty()),
+            **dict.fromkeys(self.statuses, views.status_idle()),
+        }
+
     def _wire(self) -> None:
         outputs = [*self.stages, *self.statuses, self.run, self.stop]
         inputs = [self.source, self.instruction, self.seed, *self.models, *self.guidances]
@@ -108,13 +115,14 @@ class CompareTab:
         try:
             if upload is None:
                 raise InputError("Please choose a picture first: upload one or take an example.")
+            waiting = views.stage_waiting(upload.image)
             check_prompt(instruction, "Please say what should change.")
         except InputError as error:
             raise toast(error) from None
         return {
             self.run: gr.update(visible=False),
             self.stop: gr.update(visible=True),
-            **dict.fromkeys(self.stages, views.stage_waiting(upload.image)),
+            **dict.fromkeys(self.stages, waiting),
             **dict.fromkeys(self.statuses, views.status_waiting("Waiting for its turn …")),
         }
 

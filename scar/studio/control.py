@@ -12,11 +12,12 @@ from PIL import Image
 from preprocessors import PREPROCESSORS, preprocess
 from scar.images import InputError, open_image
 from scar.studio import views
+from scar.studio.builder import SceneBuilder
 from scar.studio.examples import Scene
 from scar.studio.library import Library
 from scar.studio.safety import SafeImage, Upload, explain
 from scar.studio.session import MAX_PROMPT, check_prompt
-from scar.studio.texts import say
+from scar.studio.texts import say, tell
 from scar.studio.workbench import QUIET, SEND_INDEX, Run, Workbench, results_folder
 
 MAP_SIDE = 512  # longer side of a map
@@ -67,10 +68,10 @@ class ControlTab:
             views.scene_strip(self.scenes), js_on_load=SEND_INDEX, elem_id="control-examples",
             visible=bool(self.scenes),
         )  # fmt: skip
+        self.builder = SceneBuilder("control")
 
     def _map(self) -> None:
-        choices = [(LABELS[name], name) for name in PREPROCESSORS if _problem(name) is None]
-        self.kind = gr.Radio(choices, value="canny", label=say("Map"), elem_id="control-kind")
+        self.kind = gr.Radio(_kinds(), value="canny", label=say("Map"), elem_id="control-kind")
         self.about = gr.HTML(_describe("canny"), elem_id="control-about")
         self.sliders: dict[tuple[str, str], gr.Slider] = {}
         self.groups: dict[str, gr.Row] = {}
@@ -82,13 +83,13 @@ class ControlTab:
                     lowest, highest = parameter.range
                     self.sliders[name, key] = gr.Slider(
                         lowest, highest, value=parameter.default, step=1, min_width=140,
-                        label=key.capitalize(), info=parameter.help.capitalize() + ".",
+                        label=say(key.capitalize()), info=say(parameter.help.capitalize() + "."),
                     )  # fmt: skip
 
     def _words(self) -> None:
         with gr.Row():
             self.by = gr.Radio(
-                [SENTENCE, CLASS], value=SENTENCE, label=say("Say it with a"), elem_id="control-by",
+                _manners(), value=SENTENCE, label=say("Say it with a"), elem_id="control-by",
                 min_width=120,
             )  # fmt: skip
             self.prompt = gr.Textbox(
@@ -104,13 +105,24 @@ class ControlTab:
                 elem_id="control-class",
             )
 
+    def told(self) -> dict:
+        """Updates that put what the page holds from the start into the visitor's language."""
+        return {
+            **self.bench.told(),
+            self.kind: gr.update(choices=_kinds()),
+            self.by: gr.update(choices=_manners()),
+            self.about: _describe("canny"),
+        }
+
     def _wire(self) -> None:
         bench, sliders = self.bench, list(self.sliders.values())
         drawing = [self.source, self.kind, *sliders]
         drawn = [self.map, self.about, *self.groups.values()]
         for trigger in (self.source.change, self.kind.change, *[s.release for s in sliders]):
             trigger(self._draw, drawing, drawn, **QUIET)
-        self.examples.select(self._pick, None, [self.source, self.prompt], **QUIET)
+        pictured = [self.source, self.prompt]
+        self.examples.select(self._pick, None, pictured, **QUIET)
+        self.builder.wire(self._show, pictured)
         self.by.change(
             self._switch, [self.by, bench.panel.model], [self.prompt, self.label], **QUIET
         )
@@ -131,6 +143,8 @@ class ControlTab:
         return {**groups, self.map: drawn, self.about: _describe(kind)}
 
     def _control_map(self, upload: Upload, kind: str, values: tuple) -> Image.Image:
+        if upload.problem:
+            raise InputError(upload.problem)
         if kind not in PREPROCESSORS:
             raise InputError(f"There is no map called '{kind}'.")
         pairs = zip(self.sliders, values, strict=True)
@@ -165,7 +179,9 @@ class ControlTab:
         yield from self.library.generate(model, control_map, words, settings, kind)
 
     def _pick(self, event: gr.EventData) -> list:
-        scene = self.scenes[event.index]
+        return self._show(self.scenes[event.index])
+
+    def _show(self, scene: Scene) -> list:
         return [scene.publish(results_folder()), scene.caption]
 
     def _recall(self, runs: list[Run], event: gr.EventData) -> dict:
@@ -195,6 +211,14 @@ def _meant(by: str, prompt: str, label: int | None) -> str | int:
     return label
 
 
+def _kinds() -> list[tuple[str, str]]:
+    return [(tell(LABELS[name]), name) for name in PREPROCESSORS if _problem(name) is None]
+
+
+def _manners() -> list[tuple[str, str]]:
+    return [(tell(manner), manner) for manner in (SENTENCE, CLASS)]
+
+
 def _problem(name: str) -> str | None:
     status = PREPROCESSORS[name].status()
     return None if status.state == "ready" else status.reason
@@ -203,9 +227,9 @@ def _problem(name: str) -> str | None:
 def _describe(name: str) -> str:
     """What the chosen map is and who draws it; then the maps that cannot be drawn here and why."""
     preprocessor = PREPROCESSORS[name]
-    missing = [f"{LABELS[n]}: {_problem(n)}" for n in PREPROCESSORS if _problem(n)]
+    missing = [f"{LABELS[n]}: {tell(_problem(n))}" for n in PREPROCESSORS if _problem(n)]
     return views.notes(
-        f"{preprocessor.description} {preprocessor.status().reason}",
-        f"{len(missing)} more kinds of map are not available here",
+        f"{tell(preprocessor.description)} {tell(preprocessor.status().reason)}",
+        tell(f"{len(missing)} more kinds of map are not available here"),
         missing,
     )

@@ -10,13 +10,14 @@ import gradio as gr
 
 from scar.images import InputError
 from scar.studio import views
+from scar.studio.builder import SceneBuilder
 from scar.studio.examples import Scene
 from scar.studio.library import Library
 from scar.studio.painter import painter, region_from
 from scar.studio.safety import SafeImage, Upload
 from scar.studio.session import MAX_PROMPT, check_prompt
-from scar.studio.texts import say
-from scar.studio.workbench import QUIET, SEND_INDEX, Run, Workbench, results_folder
+from scar.studio.texts import say, tell
+from scar.studio.workbench import QUIET, SEND_INDEX, Run, Workbench, results_folder, toast
 
 SUGGESTIONS = ["add a red apple on the left", "make it night", "change the place to a beach"]
 
@@ -52,6 +53,7 @@ class EditTab:
             self.surprise = gr.Button(
                 say("Surprise me"), size="sm", min_width=110, scale=0, elem_id="edit-surprise"
             )
+        self.builder = SceneBuilder("edit")
         self.instruction = gr.Textbox(
             label=say("What should change?"), placeholder="replace the dog with a cat", lines=1,
             max_lines=4, max_length=MAX_PROMPT, elem_id="edit-instruction", submit_btn=False,
@@ -90,6 +92,7 @@ class EditTab:
         scened = [*chained, self.instruction, self.chips, self.suggestions]
         self.examples.select(self._pick, None, scened, **QUIET)
         self.surprise.click(self._surprise, None, scened, **QUIET)
+        self.builder.wire(self._scene, scened)
         self.chips.select(self._suggest, self.suggestions, self.instruction, **QUIET)
         recalled = [*chained, self.instruction, *bench.recall_outputs]
         self.source.upload(self._uploaded, self.source, recalled, **QUIET)
@@ -132,11 +135,13 @@ class EditTab:
         return sentences[event.index]
 
     def _uploaded(self, upload: Upload) -> dict:
+        if upload.problem:
+            raise toast(InputError(upload.problem))
         updates = self._show(([upload.path], 0))
         del updates[self.source]  # it is shown already
         words = (upload.parameters or {}).get("instruction")
         if isinstance(words, str) and (restored := self.bench.panel.restored(upload.parameters)):
-            gr.Info("The settings inside this picture were restored.", duration=4)
+            gr.Info(tell("The settings inside this picture were restored."), duration=4)
             updates |= {self.instruction: words[:MAX_PROMPT], **restored}
         return updates
 

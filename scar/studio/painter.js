@@ -5,7 +5,20 @@ const image = element.querySelector(".board img");
 const brush = element.querySelector(".brush-size input");
 const context = canvas.getContext("2d");
 const source = document.getElementById("SOURCE_ID");
+const chinese = CHINESE;
 let last = null;
+
+function translate() {
+  for (const button of element.querySelectorAll("button")) {
+    button.textContent = chinese[button.textContent];
+  }
+  const label = element.querySelector(".brush-size").firstChild;
+  label.textContent = chinese[label.textContent.trim()] + " ";
+  for (const named of element.querySelectorAll("[aria-label]")) {
+    named.setAttribute("aria-label", chinese[named.getAttribute("aria-label")]);
+  }
+  image.alt = chinese[image.alt];
+}
 
 function fit() {
   const scale = SIDE / Math.max(image.naturalWidth, image.naturalHeight);
@@ -101,3 +114,5 @@ if (source) {
   new MutationObserver(mirror).observe(source, changes);
 }
 mirror();
+
+if (navigator.language.toLowerCase().startsWith("zh")) translate();

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import gradio as gr
 from PIL import Image
 
 from scar.images import InputError, open_image
+from scar.studio.texts import in_chinese
 
 PREFIX = "data:image/png;base64,"
 SHAPES = {
@@ -24,6 +26,13 @@ SHAPES = {
     "centre": "Centre",
     "clear": "Clear",
 }
+WORDS = [
+    "Brush",
+    "Brush size",
+    "Region",
+    "The picture to paint on",
+    "Paint where the edit may happen",
+]
 SCRIPT = (Path(__file__).parent / "painter.js").read_text(encoding="utf-8")
 
 
@@ -41,10 +50,12 @@ def painter(source_id: str, elem_id: str) -> gr.HTML:
         '<label class="brush-size">Brush <input type="range" min="4" max="40" value="14" '
         'aria-label="Brush size"></label></div>'
     )
+    chinese = {words: in_chinese(words) for words in (*WORDS, *SHAPES.values())}
+    script = SCRIPT.replace("SOURCE_ID", source_id).replace("CHINESE", json.dumps(chinese))
     return gr.HTML(
         "",
         html_template=template,
-        js_on_load=SCRIPT.replace("SOURCE_ID", source_id),
+        js_on_load=script,
         elem_id=elem_id,
     )
 

@@ -20,21 +20,34 @@ from PIL import Image
 from preprocessors import WeightsError
 from scar.images import InputError, open_image
 from scar.studio.metadata import read_parameters
+from scar.studio.texts import tell
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A picture a visitor gave: upright RGB, its file, and the parameters inside, if any."""
+    """A picture a visitor gave: its file, the parameters inside, if any, or why it is of no use."""
 
-    image: Image.Image
     path: str
-    parameters: dict[str, Any] | None
+    parameters: dict[str, Any] | None = None
+    opened: Image.Image | None = None
+    problem: str = ""
+
+    @property
+    def image(self) -> Image.Image:
+        """The picture, upright RGB; raises `InputError` if the file holds none that can be used."""
+        if self.opened is None:
+            raise InputError(self.problem)
+        return self.opened
 
 
 class SafeImage(gr.Image):
-    """A `gr.Image` whose handlers receive an `Upload`; a bad file gives one plain sentence."""
+    """A `gr.Image` whose handlers receive an `Upload`, also for a bad file.
+
+    The handler that asks a bad one for its picture gets the reason, and can tell it in the language
+    of the visitor, which is not known here.
+    """
 
     is_template = True
 
@@ -43,15 +56,20 @@ class SafeImage(gr.Image):
             return None
         # Gradio has checked that a path lies in the upload folder; it decodes data URLs unchecked.
         if not payload.path or (payload.url or "").startswith("data:"):
-            raise gr.Error("Please upload the picture as a file.", print_exception=False)
+            return Upload("", problem="Please upload the picture as a file.")
         try:
-            return Upload(open_image(payload.path), payload.path, read_parameters(payload.path))
+            image = open_image(payload.path)
         except InputError as error:
-            raise gr.Error(str(error), print_exception=False) from None
+            return Upload(payload.path, problem=str(error))
+        return Upload(payload.path, read_parameters(payload.path), image)
 
 
 def explain(error: Exception) -> str:
     """One sentence about `error` for the person in front of the page; the rest goes to the log."""
+    return tell(_sentence(error))
+
+
+def _sentence(error: Exception) -> str:
     if isinstance(error, InputError | WeightsError):
         return str(error)
     log.error("a run failed", exc_info=error)

@@ -1,7 +1,8 @@
 """HTML of the studio's own widgets: the stage, the status line and the picture strips.
 
-Pictures travel inside the page as data URLs: a partial image is a few kilobytes, needs no file on
-the server and is on screen in one message.
+Words come out in the language of the visitor being answered. Pictures travel inside the page as
+data URLs: a partial image is a few kilobytes, needs no file on the server and is on screen in one
+message.
 """
 
 from __future__ import annotations
@@ -15,10 +16,15 @@ from PIL import Image
 
 from scar.studio.examples import Scene
 from scar.studio.session import Progress, Result
+from scar.studio.texts import tell
 
 PREVIEW_SIDE = 384
 LOSSLESS_SIDE = 512
 STRIP = 16  # example scenes shown; "surprise me" draws from all
+
+
+def masthead() -> str:
+    return f"<h1>SCAR</h1><p>{tell('Say what should change. Watch it happen.')}</p>"
 
 
 def stage_empty() -> str:
@@ -26,7 +32,7 @@ def stage_empty() -> str:
     return (
         '<div class="stage empty"><div class="hint">'
         '<span class="brush" aria-hidden="true">&#10022;</span>'
-        "<p>The result appears here, token by token.</p></div></div>"
+        f"<p>{tell('The result appears here, token by token.')}</p></div></div>"
     )
 
 
@@ -34,29 +40,31 @@ def stage_waiting(before: Image.Image | None) -> str:
     """The stage between the click and the first token: the source, faded."""
     if before is None:
         return stage_empty()
-    return _stage("waiting", before.size, _image(preview_url(before), "The picture being edited"))
+    return _stage(
+        "waiting", before.size, _image(preview_url(before), tell("The picture being edited"))
+    )
 
 
 def stage_partial(image: Image.Image, progress: Progress) -> str:
     """The stage while tokens arrive."""
-    alt = f"Partial result, step {progress.step} of {progress.total}"
+    alt = tell(f"Partial result, step {progress.step} of {progress.total}")
     return _stage("partial", image.size, _image(preview_url(image), alt))
 
 
 def stage_result(result: Result, compare: bool = True) -> str:
     """The finished image; with `compare`, under a divider that mouse, touch and keys can move."""
     what = escape(str(result.parameters.get("instruction", result.parameters.get("prompt", ""))))
-    after = _image(full_url(result.image), f"After: {what}", "after")
+    after = _image(full_url(result.image), f"{tell('After')}: {what}", "after")
     if not compare:
         return _stage("done", result.image.size, after)
-    left = "Map" if result.parameters.get("task") == "generate" else "Before"
+    left = tell("Map" if result.parameters.get("task") == "generate" else "Before")
     before = _image(full_url(result.before), left, "before")
     slider = (
         '<input type="range" min="0" max="100" value="50" step="1" '
-        'aria-label="Compare before and after: position of the divider" '
+        f'aria-label="{tell("Compare before and after: position of the divider")}" '
         "oninput=\"this.parentNode.style.setProperty('--cut', this.value + '%')\">"
     )
-    tags = f'<span class="tag left">{left}</span><span class="tag right">After</span>'
+    tags = f'<span class="tag left">{left}</span><span class="tag right">{tell("After")}</span>'
     line = '<span class="divider" aria-hidden="true"></span>'
     return _stage("done compare", result.image.size, after + before + line + tags + slider)
 
@@ -64,19 +72,20 @@ def stage_result(result: Result, compare: bool = True) -> str:
 def badge(name: str, pipe: Any | None, problem: str | None = None) -> str:
     """Which model serves, where it runs and whether it is there."""
     if problem:
-        return f'<span class="badge wrong" title="{escape(problem)}">{escape(name)}: missing</span>'
+        title, words = escape(tell(problem)), escape(tell(f"{name}: missing"))
+        return f'<span class="badge wrong" title="{title}">{words}</span>'
     if pipe is None:
-        return f'<span class="badge">{escape(name)}: loading …</span>'
+        return f'<span class="badge">{escape(tell(f"{name}: loading …"))}</span>'
     facts = f"{name} · {pipe.size} px · {pipe.device}"
     return f'<span class="badge ready">{escape(facts)}</span>'
 
 
-def status_idle(text: str = "Ready") -> str:
-    return _status("idle", f"<span>{escape(text)}</span>", 0)
+def status_idle(text: str = "") -> str:
+    return _status("idle", f"<span>{escape(text or tell('Ready'))}</span>", 0)
 
 
 def status_waiting(text: str = "Reading the picture and the words …") -> str:
-    return _status("busy", f"<span>{escape(text)}</span>", 0)
+    return _status("busy", f"<span>{escape(tell(text))}</span>", 0)
 
 
 def status_progress(progress: Progress) -> str:
@@ -86,30 +95,30 @@ def status_progress(progress: Progress) -> str:
     seconds = max(progress.seconds, 1e-6)
     left = seconds / progress.step * (progress.total - progress.step)
     parts = [
-        f"<b>{progress.unit} {progress.step} / {progress.total}</b>",
-        f"{progress.tokens / seconds:.0f} tokens/s",
+        f"<b>{tell(f'{progress.unit} {progress.step} / {progress.total}')}</b>",
+        tell(f"{progress.tokens / seconds:.0f} tokens/s"),
         f"{seconds:.1f} s",
-        f"{left:.1f} s left",
+        tell(f"{left:.1f} s left"),
     ]
     if progress.variants > 1:
-        parts.insert(0, f"picture {progress.variant} / {progress.variants}")
+        parts.insert(0, tell(f"picture {progress.variant} / {progress.variants}"))
     return _status("busy", _spans(parts), progress.step / progress.total)
 
 
 def status_done(result: Result, note: str = "") -> str:
     seconds = max(result.seconds, 1e-6)
     parts = [
-        f"<b>{result.tokens} tokens</b>",
+        f"<b>{tell(f'{result.tokens} tokens')}</b>",
         f"{result.seconds:.1f} s",
-        f"{result.tokens / seconds:.0f} tokens/s",
-        f"seed {result.parameters['seed']}",
-        *([escape(note)] if note else []),
+        tell(f"{result.tokens / seconds:.0f} tokens/s"),
+        tell(f"seed {result.parameters['seed']}"),
+        *([escape(tell(note))] if note else []),
     ]
     return _status("done", _spans(parts), 1)
 
 
 def status_stopped() -> str:
-    return _status("idle", "<span>Stopped. Nothing was kept.</span>", 0)
+    return _status("idle", f"<span>{tell('Stopped. Nothing was kept.')}</span>", 0)
 
 
 def status_error(message: str) -> str:
@@ -129,7 +138,7 @@ def strip(pictures: list[tuple[str, str]], selected: int | None = None) -> str:
         f'<img src="{url}" alt="" draggable="false"></button>'
         for index, (url, label) in enumerate(pictures)
     )
-    return f'<div class="strip" role="group" aria-label="Pictures">{buttons}</div>'
+    return f'<div class="strip" role="group" aria-label="{tell("Pictures")}">{buttons}</div>'
 
 
 def chips(sentences: list[str]) -> str:
@@ -138,7 +147,7 @@ def chips(sentences: list[str]) -> str:
         f'<button type="button" data-index="{index}">{escape(sentence)}</button>'
         for index, sentence in enumerate(sentences)
     )
-    return f'<div class="chips" role="group" aria-label="Suggestions">{buttons}</div>'
+    return f'<div class="chips" role="group" aria-label="{tell("Suggestions")}">{buttons}</div>'
 
 
 def notes(text: str, more: str, lines: list[str]) -> str:
@@ -180,7 +189,7 @@ def _status(kind: str, text: str, fraction: float) -> str:
     percent = round(100 * fraction)
     return (
         f'<div class="status {kind}"><p role="status">{text}</p>'
-        f'<div class="bar" role="progressbar" aria-label="Progress" aria-valuemin="0" '
+        f'<div class="bar" role="progressbar" aria-label="{tell("Progress")}" aria-valuemin="0" '
         f'aria-valuemax="100" aria-valuenow="{percent}">'
         f'<i style="width:{percent}%"></i></div></div>'
     )

@@ -18,7 +18,7 @@ from scar.studio.metadata import read_parameters, save_png
 from scar.studio.panel import SettingsPanel
 from scar.studio.safety import explain
 from scar.studio.session import Progress, Result
-from scar.studio.texts import say
+from scar.studio.texts import say, tell
 
 HISTORY = 24
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
@@ -144,6 +144,10 @@ class Workbench:
         }
         return updates, parameters
 
+    def told(self) -> dict:
+        """Updates that put what the page holds from the start into the visitor's language."""
+        return {self.stage: views.stage_empty(), self.status: views.status_idle()}
+
     @property
     def recall_outputs(self) -> list[gr.components.Component]:
         """What `recalled` may update."""
@@ -197,12 +201,12 @@ class Workbench:
             updates = self.panel.defaults(name)
         except Exception as error:
             return {self.status: views.status_error(explain(error))}
-        return {**updates, self.status: views.status_idle(f"{name} is ready")}
+        return {**updates, self.status: views.status_idle(tell(f"{name} is ready"))}
 
 
 def toast(error: InputError) -> gr.Error:
     """`error` as a message over the page."""
-    return gr.Error(str(error), title="One thing is missing", print_exception=False)
+    return gr.Error(tell(str(error)), title=tell("One thing is missing"), print_exception=False)
 
 
 def history_strip(runs: list[Run], selected: int | None) -> str:
@@ -219,5 +223,5 @@ def _remember(result: Result) -> Run:
     words = str(result.parameters.get("instruction", result.parameters.get("prompt", "")))
     path = save_png(result.image, result.parameters, results_folder())
     before = save_png(result.before, {"task": "source"}, results_folder())
-    label = f"{words} (seed {result.parameters['seed']})"
-    return Run(str(path), str(before), views.thumbnail_url(result.image), label)
+    seed = tell(f"seed {result.parameters['seed']}")
+    return Run(str(path), str(before), views.thumbnail_url(result.image), f"{words} ({seed})")
