@@ -50,7 +50,9 @@ def prepare(recipe: Recipe, accelerator: Accelerator, source) -> tuple[State, nn
         CheckpointError: there are checkpoints and all of them are damaged.
     """
     torch.manual_seed(recipe.seed)
-    objective = build_objective(recipe).to(accelerator.device, memory_format=torch.channels_last)
+    # FSDP spreads contiguous weights only.
+    layout = torch.contiguous_format if accelerator.is_fsdp2 else torch.channels_last
+    objective = build_objective(recipe).to(accelerator.device, memory_format=layout)
     tensors, step = _newest(recipe)
     if step:
         objective.stateful().load_state_dict(tensors["model"])
