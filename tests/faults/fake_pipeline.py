@@ -79,7 +79,7 @@ class FakePipeline:
         for token in range(1, self.total_tokens + 1):
             yield token
             while self.endless and token == middle:
-                time.sleep(0.05)
+                time.sleep(0.5)
                 yield token
 
 
