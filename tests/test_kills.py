@@ -21,7 +21,14 @@ STEPS = 16
 ROOT = str(Path(train.__file__).parent)
 # A fork server: the modules are loaded once, and a killed process costs the next one nothing.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["train.__main__"])
+PROCESSES.set_forkserver_preload(
+    [
+        "train.__main__",
+        "transformers.models.auto.tokenization_auto",
+        "transformers.models.bert.modeling_bert",
+        "transformers.models.t5.modeling_t5",  # the text encoder's imports
+    ]
+)
 
 
 def run(recipe: Recipe, moment: int, calls) -> None:
@@ -78,7 +85,8 @@ def test_twenty_kills_change_nothing(tokenizer_folder, tmp_path):  # noqa: F811
 
 def test_sigterm_saves_and_leaves_with_zero(tokenizer_folder, tmp_path):  # noqa: F811
     recipe = edit_recipe(tokenizer_folder, tmp_path, "steps=100000", "save_every=100000")
-    process = PROCESSES.Process(target=run, args=(recipe, 0, PROCESSES.Value("l", 0)))
+    calls = PROCESSES.Value("l", 0)
+    process = PROCESSES.Process(target=run, args=(recipe, 0, calls))
     process.start()
     while not (tmp_path / "metrics.jsonl").is_file() or not lines(tmp_path):
         time.sleep(0.1)
