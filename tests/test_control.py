@@ -30,6 +30,7 @@ CPU = torch.device("cpu")
 MULTI = {"next-token": "toy_multi", "next-set": "toy_multi_next_set"}
 TOKENIZER = {"next-token": "toy_tokenizer", "next-set": "toy_tokenizer_next_set"}
 SMALL = ["objects=8", "steps=2", "batch_size=2", "save_every=2", "grid_every=0", "threads=1"]
+SMALL += ["precision=fp32"]
 TINY_CODES = [
     "model.tokenizer.codebook_size=32",
     "model.tokenizer.autoencoder="
@@ -61,7 +62,7 @@ def test_tasks_and_kinds_come_in_the_recipes_shares(tasks):
     drawn = [tasks.draw(i) for i in range(4000)]
     names = [task for task, _ in drawn]
     counts = {name: names.count(name) / 4000 for name in TASKS}
-    assert counts == pytest.approx({"edit": 0.5, "t2i": 0.25, "c2i": 0.25}, abs=0.03)
+    assert counts == pytest.approx({"edit": 0.6, "t2i": 0.2, "c2i": 0.2}, abs=0.03)
     kinds = [kind for _, kind in drawn]
     assert all(kinds.count(kind) == pytest.approx(800, abs=120) for kind in KINDS)
     other = ToyTasks(multi("seed=1"), "train", CPU)
@@ -69,7 +70,7 @@ def test_tasks_and_kinds_come_in_the_recipes_shares(tasks):
 
 
 def test_each_task_has_its_own_condition(tasks):
-    indices = range(12)
+    indices = range(48)
     raw, scene = tasks.batch(indices), tasks.scenes.batch(indices)
     edits, shown = ToyEdits(multi(), "train", CPU).batch(indices), showing_main(scene)
     seen = set()

@@ -105,7 +105,8 @@ def test_outside_the_region_nothing_changes(pipes, paradigm):
 def test_generate_takes_a_sentence_or_a_class(pipes, paradigm):
     pipe = pipes[paradigm]
     assert pipe.classes == ["cat", "dog", "tree"]
-    images = [pipe.generate(picture(), prompt, seed=0).image for prompt in ("a cat", 0, 1)]
+    options = {"seed": 0, "guidance": 10.0, "temperature": 1.0}
+    images = [pipe.generate(picture(), prompt, **options).image for prompt in ("a cat", 0, 1)]
     assert len({image.tobytes() for image in images}) == 3
 
 
