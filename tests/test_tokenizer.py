@@ -14,6 +14,7 @@ from train.data.batch import RawBatch
 from train.data.toy import ToyScenes
 from train.objectives import TokenizerObjective
 from train.patches import start_from_tokenizer
+from train.perceptual import Judge
 from train.recipe import load_recipe
 
 PRESETS = ("toy-next-token", "toy-next-set")
@@ -164,3 +165,61 @@ def test_the_foreground_counts_more():
     inside, outside = slice(32, 64), slice(64, 96)
     assert error(0.0, inside) == pytest.approx(error(0.0, outside))
     assert error(4.0, inside) == pytest.approx(5 * error(4.0, outside))
+
+
+@pytest.mark.parametrize("recipe", ["toy_decoder", "toy_decoder_next_set"])
+def test_a_decoder_learns_while_its_tokens_stay(recipe):
+    model = {"tokenizer": {"codebook_size": 64, "autoencoder": autoencoder()}}
+    recipe = replace(load_recipe(RECIPES / f"{recipe}.yaml"), model=model, init="")
+    raw = ToyScenes("train", 128, 8).batch(range(2))
+    torch.manual_seed(0)
+    objective = TokenizerObjective(recipe, configure(recipe.preset, recipe.model)).train()
+    tokenizer = objective.tokenizer
+    shown = images(tokenizer.config)
+    tokens, decoded = tokenizer.encode(shown), tokenizer.decode(tokenizer.encode(shown))
+
+    learning = [p for p in objective.trainable().parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(learning, 0.1)
+    losses = objective(raw, 0)
+    sum(losses.values()).backward()
+    optimizer.step()
+    assert {"pixel", "perceptual", "close_up", "adversarial", "critic"} <= losses.keys()
+    assert torch.equal(tokenizer.encode(shown), tokens)
+    assert not torch.equal(tokenizer.decode(tokens), decoded)
+
+
+def test_a_close_up_sees_its_box_alone():
+    judge = Judge(128, perceptual=0, close_up=1, adversarial=0)
+    wanted = images(configure("toy-next-token").tokenizer)
+    boxes = [(32.0, 32.0, 64.0, 64.0)] * 2
+
+    def distance(place: slice) -> float:
+        seen = wanted.clone()
+        seen[:, :, place, place] *= 0.5
+        return float(judge(seen, wanted, boxes)["close_up"])
+
+    assert distance(slice(64, 128)) == 0
+    assert distance(slice(32, 64)) > 0
+
+
+def test_a_critic_and_what_it_judges_learn_apart():
+    torch.manual_seed(0)
+    judge = Judge(128, perceptual=0, close_up=0, adversarial=1)
+    wanted = images(configure("toy-next-token").tokenizer)
+    seen = wanted.flip(-1).requires_grad_()
+    losses = judge(seen, wanted, [(0.0, 0.0, 128.0, 128.0)] * 2)
+    heads = list(judge.critic.parameters())
+    gradients = torch.autograd.grad(
+        losses["adversarial"], [seen, *heads], retain_graph=True, allow_unused=True
+    )
+    assert gradients[0].abs().sum() > 0 and gradients[1:] == (None,) * len(heads)
+    gradients = torch.autograd.grad(losses["critic"], [seen, *heads], allow_unused=True)
+    assert gradients[0] is None and sum(g.abs().sum() for g in gradients[1:]) > 0
+
+    optimizer = torch.optim.Adam(heads, 1e-2)
+    for _ in range(10):
+        told = judge(seen, wanted, [(0.0, 0.0, 128.0, 128.0)] * 2)["critic"]
+        optimizer.zero_grad()
+        told.backward()
+        optimizer.step()
+    assert told < losses["critic"]

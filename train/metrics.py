@@ -37,9 +37,7 @@ class Features:
     def __call__(self, images: Tensor, boxes: Sequence[Box] | None = None) -> Tensor:
         """Images (B, 3, S, S) in [-1, 1], cropped to `boxes` (x0, y0, x1, y1 px) -> (B, F)."""
         if boxes is not None:
-            images = torch.stack(
-                [crop(image, box) for image, box in zip(images, boxes, strict=True)]
-            )
+            images = crops(images, boxes)
         grid = torch.cat([self.encoder(part) for part in images.split(64)]).movedim(-1, 1)
         return F.adaptive_avg_pool2d(grid, 4).flatten(1)
 
@@ -61,6 +59,11 @@ class SpriteFinder:
         """(B, 3, S, S), B boxes -> (B,) index of the nearest sprite."""
         crops = F.normalize(self.features(images, boxes) - self.center, dim=1)
         return (crops @ self.gallery.T).argmax(1)
+
+
+def crops(images: Tensor, boxes: Sequence[Box]) -> Tensor:
+    """A crop of each image (B, 3, S, S) around its box: (B, 3, CROP, CROP)."""
+    return torch.stack([crop(image, box) for image, box in zip(images, boxes, strict=True)])
 
 
 def crop(image: Tensor, box: Box) -> Tensor:

@@ -31,13 +31,14 @@ from scar.checkpoint import (
     save_tokenizer,
 )
 from scar.conditioning import Drop
-from scar.config import EncoderConfig, ScarConfig
+from scar.config import ScarConfig
 from scar.convert import load_start
-from scar.encoder import VisualEncoder
 from scar.frozen import Frozen
 from scar.model import Batch
 from train.data.batch import RawBatch, to_signed
+from train.metrics import bounding_boxes
 from train.patches import start_codes, start_from_patches, start_from_tokenizer
+from train.perceptual import Judge
 from train.recipe import Recipe
 
 BLOCKS = (next_token.TransformerBlock, next_set.TransformerBlock)
@@ -57,7 +58,7 @@ def build_objective(recipe: Recipe) -> TokenizerObjective | ScarObjective:
 
 
 class TokenizerObjective(nn.Module):
-    """Pixels, frozen features and commitment; the codebook follows the latents by moving
+    """Pixels, a judge's opinion and commitment; the codebook follows the latents by moving
     averages."""
 
     def __init__(self, recipe: Recipe, config: ScarConfig):
@@ -65,14 +66,18 @@ class TokenizerObjective(nn.Module):
         self.recipe = recipe
         self.tokenizer = build_tokenizer(config.tokenizer)
         self.codes = CodebookAverage(self.tokenizer.codebook)
+        if not recipe.train_encoder:
+            # All that tokens depend on stays as it is.
+            self.tokenizer.requires_grad_(False)
+            self.tokenizer.post_quant_conv.requires_grad_(True)
+            self.tokenizer.decoder.requires_grad_(True)
         if recipe.patch_start:
             # Its weights are far smaller than a step of the optimiser: it stays what it starts as.
             self.tokenizer.encoder.shortcut.requires_grad_(False)
             self.tokenizer.decoder.shortcut.requires_grad_(False)
-        if not recipe.train_encoder:
-            self.tokenizer.encoder.requires_grad_(False)
-            self.tokenizer.quant_conv.requires_grad_(False)
-        self.perceptual = FeatureDistance(config.tokenizer.image_size)
+        self.judge = Judge(
+            config.tokenizer.image_size, recipe.perceptual, recipe.close_up, recipe.adversarial
+        )
 
     def start(self, source) -> None:
         if self.recipe.init:
@@ -85,10 +90,10 @@ class TokenizerObjective(nn.Module):
             start_codes(self.tokenizer, images, raw.mask.repeat(2, 1, 1))
 
     def trainable(self) -> nn.Module:
-        return self.tokenizer
+        return nn.ModuleDict({"tokenizer": self.tokenizer, "critic": self.judge.critic})
 
     def stateful(self) -> nn.Module:
-        return nn.ModuleDict({"tokenizer": self.tokenizer, "codes": self.codes})
+        return nn.ModuleDict({**self.trainable(), "codes": self.codes})
 
     def export(self, folder: Path) -> None:
         save_tokenizer(self.tokenizer, folder)
@@ -105,12 +110,9 @@ class TokenizerObjective(nn.Module):
             "commitment": self.recipe.commitment * out.commitment,
             "spread": self.recipe.spread * spread_loss(out.latents),
         }
-        if self.recipe.perceptual > 0:
-            # On every fourth image: on all of them it costs as much as the tokenizer itself.
-            losses["perceptual"] = self.recipe.perceptual * self.perceptual(
-                out.images[::4], images[::4]
-            )
-        return losses
+        # Every fourth image: judging all of them costs more than the tokenizer itself.
+        boxes = bounding_boxes(raw.mask.repeat(2, 1, 1)[::4])
+        return losses | self.judge(out.images[::4].float(), images[::4], boxes)
 
     def _continuous(self, count: int, step: int) -> Tensor:
         """Which examples skip the quantiser: all at first, none after the recipe's first steps."""
@@ -170,39 +172,6 @@ class CodebookAverage(nn.Module):
         self.total[dead] = picks
         self.count[dead] = 1.0
         self.codebook[0].weight.copy_(self.total / self.count.unsqueeze(1))
-
-
-class FeatureDistance(nn.Module):
-    """LPIPS without learned weights: channel-normalised EfficientNet-Lite0 features, levels 1/2 to
-    1/8."""
-
-    def __init__(self, size: int):
-        super().__init__()
-        encoder = VisualEncoder(EncoderConfig("efficientnet-lite0", size, "multi"))
-        self.mean, self.std = nn.Buffer(encoder.mean), nn.Buffer(encoder.std)
-        net = encoder.model
-        self.stem = nn.Sequential(net.conv_stem, net.bn1)
-        self.stages = nn.ModuleList(net.blocks[:3])
-        self.requires_grad_(False).eval()
-
-    def train(self, mode: bool = True) -> FeatureDistance:
-        return super().train(False)
-
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Mean distance of two image batches (B, 3, H, W) in [-1, 1]; gradients flow into `a`."""
-        with torch.no_grad():
-            other = self._levels(b)
-        return sum(
-            (x - y).square().sum(1).mean() for x, y in zip(self._levels(a), other, strict=True)
-        )
-
-    def _levels(self, images: Tensor) -> list[Tensor]:
-        x = self.stem(((images + 1) / 2 - self.mean) / self.std)
-        levels = []
-        for stage in self.stages:
-            x = stage(x)
-            levels.append(F.normalize(x.float(), dim=1, eps=1e-3))
-        return levels
 
 
 class ScarObjective(nn.Module):
