@@ -97,6 +97,33 @@ def test_tokenizer_smoke_writes_a_loadable_tokenizer(tmp_path):
     assert {"pixel", "commitment", "perceptual"} <= lines(tmp_path)[-1].keys()
 
 
+def test_recipes_run_one_after_the_other(tmp_path, capsys):
+    """The second one starts from what the first one made."""
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    base = (RECIPES / "toy_tokenizer_next_set.yaml").resolve()
+    first.write_text(f"base: {base}\nout: {tmp_path / 'first'}\npatch_start: 0\n")
+    second.write_text(
+        f"base: {first}\nout: {tmp_path / 'second'}\ninit: {tmp_path / 'first/final'}\n"
+    )
+    words = [str(first), *SMALL, str(second), f"model={{tokenizer: {TINY_CODES}}}"]
+    assert main(words) == 0
+    assert all(lines(tmp_path / run)[-1]["step"] == 4 for run in ("first", "second"))
+    assert f"started from {tmp_path / 'first/final'}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "name a recipe"),
+        (["toy_edit", "toy_multi", "out=same"], "one folder"),
+    ],
+)
+def test_recipes_that_cannot_follow_one_another_are_refused(words, message, capsys):
+    paths = [word if "=" in word else str(RECIPES / f"{word}.yaml") for word in words]
+    assert main(paths or ["steps=1"]) == 1
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_resumed_run_repeats_an_unbroken_one_to_the_last_bit(
     tokenizer_folder, tmp_path, optimizer

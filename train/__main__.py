@@ -1,6 +1,7 @@
-"""python -m train RECIPE.yaml [key=value ...]: the one training loop, for every objective.
+"""python -m train RECIPE.yaml ... [key=value ...]: the one training loop, for every objective.
 
---dry-run prints what the run would need and cost, and trains nothing.
+Several recipes run one after the other, each taking what is set for all; asked to stop, none
+follows. --dry-run prints what the run would need and cost, and trains nothing.
 """
 
 from __future__ import annotations
@@ -31,24 +32,38 @@ BAD_STEPS_ALLOWED = 10
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m train", description=__doc__)
-    parser.add_argument("recipe", help="a YAML file, see train/recipes/")
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("words", nargs="+", metavar="RECIPE.yaml | key=value")
     parser.add_argument("--dry-run", action="store_true", help="sizes, costs and what is missing")
     arguments = parser.parse_intermixed_args(argv)
     try:
-        recipe = load_recipe(arguments.recipe, arguments.overrides)
-        if arguments.dry_run:
-            dry_run(recipe)
-        else:
-            train(recipe)
+        for recipe in _recipes(arguments.words):
+            if arguments.dry_run:
+                dry_run(recipe)
+            elif train(recipe) is None:
+                break
     except (ValueError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def train(recipe: Recipe) -> Path:
-    """Run or resume a recipe; returns the folder of the final weights.
+def _recipes(words: list[str]) -> list[Recipe]:
+    """Raises ValueError for recipes that are wrong, or that cannot follow one another."""
+    overrides = [word for word in words if "=" in word]
+    recipes = [load_recipe(word, overrides) for word in words if "=" not in word]
+    if not recipes:
+        raise ValueError("name a recipe first; recipes are in train/recipes/")
+    if len({recipe.out for recipe in recipes}) < len(recipes):
+        raise ValueError("several recipes would write to one folder; leave out= to each of them")
+    if len({recipe.precision for recipe in recipes}) > 1:
+        raise ValueError("recipes that follow one another need the same precision")
+    if len(recipes) > 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("several processes train one recipe at a time")
+    return recipes
+
+
+def train(recipe: Recipe) -> Path | None:
+    """Run or resume a recipe; returns the folder of the final weights, None if asked to stop.
 
     Every random choice is keyed to (seed, step, part of the step), so a resumed run repeats an
     unbroken one.
@@ -97,15 +112,16 @@ def train(recipe: Recipe) -> Path:
             if finite and (step % recipe.save_every == 0 or step == recipe.steps):
                 save(recipe, accelerator, step, state)
 
-    if step < recipe.steps:
+    finished = step >= recipe.steps
+    if finished:
+        export(recipe, accelerator, state, out / "final")
+    else:
         save(recipe, accelerator, step, state)
         bar.write(f"stopped after step {step} as asked; the same command goes on from here")
-    else:
-        export(recipe, accelerator, state, out / "final")
     if report:
         report.close()
     accelerator.end_training()
-    return out / "final"
+    return out / "final" if finished else None
 
 
 def _accelerator(recipe: Recipe) -> Accelerator:

@@ -36,6 +36,7 @@ from scar.convert import load_start
 from scar.frozen import Frozen
 from scar.model import Batch
 from train.data.batch import RawBatch, to_signed
+from train.data.toy_sprites import vocabulary
 from train.metrics import bounding_boxes
 from train.patches import start_codes, start_from_patches, start_from_tokenizer
 from train.perceptual import Judge
@@ -47,6 +48,9 @@ BLOCKS = (next_token.TransformerBlock, next_set.TransformerBlock)
 def build_objective(recipe: Recipe) -> TokenizerObjective | ScarObjective:
     """Raises ValueError for an unknown preset or a missing tokenizer."""
     config = configure(recipe.preset, recipe.model)
+    if recipe.data == "toy":
+        names = (sprite.name for sprite in vocabulary()[: config.condition.classes])
+        config = replace(config, class_names=tuple(names))
     if recipe.size != config.tokenizer.image_size:
         raise ValueError(
             f"recipe: size is {recipe.size}, but the tokenizer of {recipe.preset} reads images of "
