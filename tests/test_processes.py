@@ -7,18 +7,28 @@ import subprocess
 import sys
 from pathlib import Path
 
-from test_train import SMALL, TINY_MODEL, assert_close, edit_recipe, tokenizer_folder  # noqa: F401
+import torch
+from test_train import (
+    SMALL,
+    TINY_CODES,
+    TINY_MODEL,
+    assert_close,
+    edit_recipe,
+    tokenizer_folder,  # noqa: F401
+)
 
+from train import checkpoints
 from train.__main__ import train
+from train.recipe import load_recipe
 
 
-def launch(config: str, program: list[str], out: Path, tokenizer: Path, *more: str) -> str:
-    """Two processes of train/configs/<config>; returns what they print."""
+def launch(config: str, recipe: str, out: Path, *overrides: str) -> str:
+    """Train in two processes of train/configs/<config>; returns what they print."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2"]
-    command += ["--config_file", f"train/configs/{config}", "--main_process_port", "0", *program]
-    overrides = [*SMALL, TINY_MODEL, f"tokenizer={tokenizer}", f"out={out}", *more]
+    command += ["--config_file", f"train/configs/{config}", "--main_process_port", "0"]
+    command += ["-m", "train", f"train/recipes/{recipe}.yaml", *SMALL, f"out={out}", *overrides]
     done = subprocess.run(
-        [*command, "train/recipes/toy_edit.yaml", *overrides],
+        command,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": "."},
         capture_output=True,
         text=True,
@@ -33,17 +43,27 @@ DROPS = ("drop_text=0.3", "drop_image=0.3", "batch_size=4")
 
 def test_two_processes_compute_what_one_does_and_resume(tokenizer_folder, tmp_path):  # noqa: F811
     train(edit_recipe(tokenizer_folder, tmp_path / "one", "accumulate=2", *DROPS))
+    fields = (TINY_MODEL, f"tokenizer={tokenizer_folder}", *DROPS)
     for steps in (2, 4):
-        said = launch(
-            "ddp_8gpu.yaml",
-            ["-m", "train"],
-            tmp_path / "two",
-            tokenizer_folder,
-            f"steps={steps}",
-            *DROPS,
-        )
+        said = launch("ddp_8gpu.yaml", "toy_edit", tmp_path / "two", f"steps={steps}", *fields)
     assert "resuming from step-00000002" in said
     assert_close(tmp_path / "two", tmp_path / "one", 1e-5)
+
+
+def test_the_codebook_follows_the_latents_of_all_processes(tmp_path):
+    fields = (f"model={{tokenizer: {TINY_CODES}}}", "init=''", "batch_size=4", "patch_start=0")
+    one = [*SMALL, *fields, "accumulate=2", f"out={tmp_path / 'one'}"]
+    train(load_recipe("train/recipes/toy_tokenizer.yaml", one))
+    launch("ddp_8gpu.yaml", "toy_tokenizer", tmp_path / "two", *fields)
+    assert_close(tmp_path / "two", tmp_path / "one", 1e-5)
+    both = [
+        checkpoints.load(tmp_path / run / "checkpoints/step-00000004")[0]["model"]
+        for run in ("one", "two")
+    ]
+    for key in ("tokenizer.codebook.weight", "codes.count", "codes.total"):
+        assert torch.allclose(both[0][key], both[1][key], rtol=1e-5, atol=1e-7), key
+    # Some codes restarted at the first step, onto the same latents, and no latent chose them since.
+    assert torch.isclose(both[0]["codes.count"], torch.tensor(0.97**3)).any()
 
 
 def test_micro_batches_add_up_to_the_batch(tokenizer_folder, tmp_path):  # noqa: F811
