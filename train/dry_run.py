@@ -153,8 +153,9 @@ def missing(recipe: Recipe, config: ScarConfig) -> list[str]:
 def _missing_encoders(config: ScarConfig) -> list[str]:
     found = []
     name, spec = config.encoder.name, ENCODERS[config.encoder.name]
-    weights = f"timm/{spec.timm_name}", "model.safetensors", REVISIONS.get(name, "main")
-    if not spec.stages and not _cached(*weights):
+    files, pin = ("model.safetensors", "pytorch_model.bin"), REVISIONS.get(name, "main")
+    is_here = any(_cached(f"timm/{spec.timm_name}", file, pin) for file in files)
+    if not spec.stages and not is_here:
         found.append(f"encoder: {spec.timm_name} will be downloaded from the Hub")
     if config.condition.text_encoder != "none":
         text = TEXT_ENCODERS[config.condition.text_encoder]
