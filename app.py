@@ -47,7 +47,8 @@ def serve(arguments: argparse.Namespace, folder: Path) -> None:
     """Serve until interrupted, with temporary files in `folder`."""
     from scar.studio import Library, build_studio, launch_studio, start_sweeper
 
-    library = Library(models(arguments.model), find=load if arguments.any_model else None)
+    find = load if arguments.any_model else None
+    library = Library(models(arguments.model), find, remote=arguments.model)
     studio = build_studio(library, ASSETS)
     start_sweeper(folder)
     try:

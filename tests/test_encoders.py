@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from scar import encoder as encoders
 from scar.config import EncoderConfig
-from scar.encoder import ENCODERS, VisualEncoder, feature_shape
+from scar.encoder import ENCODERS, REVISIONS, VisualEncoder, feature_shape
 from scar.text import TEXT_ENCODERS
 
 # name -> (pixels a side, cells a side, channels of "last", channels of "multi")
@@ -160,3 +160,19 @@ def test_folded_batch_norms_give_the_same_features(features, monkeypatch):
     assert norms(plain) and not norms(folded)
     a, b = folded(images(64)), plain(images(64))
     assert (a - b).abs().max() <= 1e-4 * b.abs().max()
+
+
+def test_weights_from_the_hub_come_from_the_pinned_commit(monkeypatch):
+    asked = []
+
+    def load(model_id, *_, **__):
+        asked.append(model_id)
+        raise OSError("no network")
+
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", load)
+    with pytest.raises(OSError, match="no network"):
+        VisualEncoder(EncoderConfig("dinov2-s", 28, "last"))
+    assert asked == [f"timm/{ENCODERS['dinov2-s'].timm_name}@{REVISIONS['dinov2-s']}"]
+    assert all(re.fullmatch("[0-9a-f]{40}", revision) for revision in REVISIONS.values())
+    unpinned = ENCODERS.keys() - REVISIONS.keys()
+    assert unpinned == {"efficientnet-lite0", "siglip2-b"}  # the first comes with a package

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from test_data import CPU, write_imagenet, write_jsonl
 from test_recipes import RECIPES, tiny
 
 from train.__main__ import train
+from train.compare import compare
 from train.data.extracted import shard_path
 from train.data.sources import open_source
 from train.extract import extract, main
@@ -40,6 +42,18 @@ def test_extracted_examples_train_as_images_do(name, root, tmp_path):
     seen = losses(replace(recipe, extracted=str(folder), out=str(tmp_path / "read")))
     for a, b in zip(losses(recipe), seen, strict=True):
         assert a == pytest.approx(b, rel=1e-5)
+
+
+def test_the_throughput_of_both_is_printed_side_by_side(root, tmp_path, capsys):
+    recipe = tiny(RECIPES / "edit_seed_unsplash.yaml", root)
+    extract(recipe, tmp_path, passes=2, dtype="fp32")
+    compare(recipe, tmp_path, steps=1)
+    images, read, losses = capsys.readouterr().out.splitlines()
+    speeds = [float(re.search(r"([\d.]+) examples/s", line)[1]) for line in (images, read)]
+    assert min(speeds) > 0 and re.search(r", [\d.]+x$", read)
+    assert float(re.search(r"differ by (\S+) at most", losses)[1]) <= 1e-5
+    with pytest.raises(ValueError, match="--steps must be from 1 to"):
+        compare(recipe, tmp_path, steps=1000)
 
 
 def test_a_stopped_extraction_goes_on_and_later_epochs_are_shuffled(root, tmp_path):

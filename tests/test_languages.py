@@ -2,18 +2,17 @@
 
 import json
 import re
-import secrets
-from io import BytesIO
 from pathlib import Path
 
 import pytest
 from faults.fake_pipeline import FakePipeline
-from faults.serving import Caller, file_data, scene, served
+from faults.serving import Visitor, file_data, served
 
 from scar.images import InputError, check_size, open_image
-from scar.studio import about, texts
+from scar.studio import QUEUE, about, texts
 from scar.studio.builder import POSITIONS, SIZES, SLOTS
 from scar.studio.compare import SIDES
+from scar.studio.guard import BUSY
 from scar.studio.painter import SHAPES
 from scar.studio.session import RANGES, check_prompt, check_settings
 from scar.studio.texts import HOLE, LABELS, NAMES, SENTENCES, in_chinese, tell
@@ -64,7 +63,7 @@ def refusals():
     for data in (b"", b"only words", b"\x89PNG\r\n\x1a\n"):
         yield open_image, data
     yield lambda _: check_prompt("x" * 201, ""), None
-    for name, value in {"seed": -1, "top_k": 1.5, "guidance": "3", "top_p": None}.items():
+    for name, value in {"seed": -1, "top_k": 1.5, "guidance": "3", "variants": None}.items():
         yield lambda pair: check_settings(**dict([pair])), (name, value)
     for place, parts in {
         "nowhere": [("cat", "left", "small")],
@@ -97,51 +96,6 @@ def test_values_stand_in_the_holes_of_a_chinese_sentence():
     assert in_chinese("token 3 / 64") == "词元 3 / 64"
     assert in_chinese("{0} words nobody translated") == "{0} words nobody translated"
     assert tell("Ready") == "Ready"
-
-
-class Visitor(Caller):
-    """Presses what a page shows, as the page itself would, in a session and a language."""
-
-    def __init__(self, address, language):
-        super().__init__(address, headers={"accept-language": language})
-        self.session = {"session_hash": secrets.token_hex(6)}
-        self.config = self.http.get("/config").json()
-        self.elements = {c["props"].get("elem_id"): c["id"] for c in self.config["components"]}
-
-    def event(self, elem_id, name):
-        target = [self.elements[elem_id], name]
-        return next(d for d in self.config["dependencies"] if target in d["targets"])
-
-    def after(self, event):
-        """What runs the model once `event` has succeeded."""
-        later = [d for d in self.config["dependencies"] if d["trigger_after"] == event["id"]]
-        return next(d for d in later if d["backend_fn"])
-
-    def send(self, event, values):
-        """Everything the server says about one event, as messages."""
-        body = {"data": values, "fn_index": event["id"], **self.session}
-        self.http.post("/gradio_api/queue/join", json=body).raise_for_status()
-        messages = []
-        with self.http.stream("GET", "/gradio_api/queue/data", params=self.session) as lines:
-            for line in lines.iter_lines():
-                if line.startswith("data: "):
-                    messages.append(json.loads(line[6:]))
-        return messages
-
-    def outputs(self, event, values):
-        done = self.end(event, values)
-        assert done["success"], done
-        return done["output"]["data"]
-
-    def end(self, event, values):
-        """How an event ended."""
-        messages = self.send(event, values)
-        return next(m for m in messages if m["msg"] == "process_completed")
-
-    def picture(self):
-        buffer = BytesIO()
-        scene().save(buffer, "PNG")
-        return file_data(self.upload(buffer.getvalue()))
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +139,29 @@ def test_errors_come_in_the_language_of_the_visitor(address):
         done = visitor.end(begin, run_values(picture, words))
         assert not done["success"] and sentence in done["output"]["error"]
         assert done["output"]["title"] == "还差一步"
+
+
+def test_the_page_is_put_into_the_language_of_the_visitor(address):
+    """What the browser cannot translate: alternative texts, strips, the badge, kinds of map."""
+    visitor = Visitor(address, "zh-CN")
+    loads = [d for d in visitor.config["dependencies"] if d["targets"][0][1] == "load"]
+    said = json.dumps([visitor.outputs(d, []) for d in loads], ensure_ascii=False)
+    for words in ("要编辑的图片", "两侧共同编辑的图片", "控制图的图片", "新图片将遵循", "· 离线",
+                  "深度", "建议", "就绪"):  # fmt: skip
+        assert words in said, words
+
+
+def test_a_full_queue_is_told_in_the_language_of_the_visitor(address, monkeypatch):
+    for language, status, told in (("zh-CN", 429, in_chinese(BUSY)), ("en", 503, "Queue is full")):
+        visitor = Visitor(address, language)
+        event = visitor.event("edit-builder", "expand")
+        body = {"data": [None, ""], "fn_index": event["id"], **visitor.session}
+        monkeypatch.setattr("gradio.queueing.Queue.__len__", lambda queue: QUEUE)
+        answer = visitor.http.post("/gradio_api/queue/join", json=body)
+        monkeypatch.undo()
+        (words,) = answer.json().values()
+        assert answer.status_code == status and told in words
+        assert visitor.http.post("/gradio_api/queue/join", json=body).status_code == 200
 
 
 def test_a_built_scene_becomes_the_input_picture(address):

@@ -1,4 +1,4 @@
-"""Two processes train as one does, with weights copied (DDP)."""
+"""Two processes train as one does, with weights copied (DDP) or spread (FSDP)."""
 
 from __future__ import annotations
 
@@ -7,18 +7,29 @@ import subprocess
 import sys
 from pathlib import Path
 
-from test_train import SMALL, TINY_MODEL, assert_close, edit_recipe, tokenizer_folder  # noqa: F401
+import pytest
+import torch
+from test_train import (
+    SMALL,
+    TINY_CODES,
+    TINY_MODEL,
+    assert_close,
+    edit_recipe,
+    tokenizer_folder,  # noqa: F401
+)
 
+from train import checkpoints
 from train.__main__ import train
+from train.recipe import load_recipe
 
 
-def launch(config: str, program: list[str], out: Path, tokenizer: Path, *more: str) -> str:
-    """Two processes of train/configs/<config>; returns what they print."""
+def launch(config: str, recipe: str, out: Path, *overrides: str, program=("-m", "train")) -> str:
+    """Train in two processes of train/configs/<config>; returns what they print."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2"]
-    command += ["--config_file", f"train/configs/{config}", "--main_process_port", "0", *program]
-    overrides = [*SMALL, TINY_MODEL, f"tokenizer={tokenizer}", f"out={out}", *more]
+    command += ["--config_file", f"train/configs/{config}", "--main_process_port", "0"]
+    command += [*program, f"train/recipes/{recipe}.yaml", *SMALL, f"out={out}", *overrides]
     done = subprocess.run(
-        [*command, "train/recipes/toy_edit.yaml", *overrides],
+        command,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": "."},
         capture_output=True,
         text=True,
@@ -31,19 +42,46 @@ def launch(config: str, program: list[str], out: Path, tokenizer: Path, *more: s
 DROPS = ("drop_text=0.3", "drop_image=0.3", "batch_size=4")
 
 
-def test_two_processes_compute_what_one_does_and_resume(tokenizer_folder, tmp_path):  # noqa: F811
+@pytest.mark.parametrize("how", ["copied", "sharded"])
+def test_two_processes_compute_what_one_does_and_resume(
+    how,
+    tokenizer_folder,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+):
+    config, program = "ddp_8gpu.yaml", ("-m", "train")
+    if how == "sharded":
+        config, program = "fsdp_8gpu.yaml", ("tests/fsdp_on_cpu.py",)
+        # FSDP takes contiguous weights only, and convolutions round by the layout of theirs.
+        monkeypatch.setattr(torch, "channels_last", torch.contiguous_format)
     train(edit_recipe(tokenizer_folder, tmp_path / "one", "accumulate=2", *DROPS))
+    fields = (TINY_MODEL, f"tokenizer={tokenizer_folder}", *DROPS)
     for steps in (2, 4):
-        said = launch(
-            "ddp_8gpu.yaml",
-            ["-m", "train"],
-            tmp_path / "two",
-            tokenizer_folder,
-            f"steps={steps}",
-            *DROPS,
-        )
+        fewer = (*fields, f"steps={steps}")
+        said = launch(config, "toy_edit", tmp_path / "two", *fewer, program=program)
     assert "resuming from step-00000002" in said
     assert_close(tmp_path / "two", tmp_path / "one", 1e-5)
+    paths = [next((tmp_path / run / "final").glob("model*.safetensors")) for run in ("two", "one")]
+    weights, expected = map(checkpoints.load_file, paths)
+    assert weights.keys() == expected.keys()
+    for key, value in expected.items():
+        assert torch.allclose(weights[key].float(), value.float(), rtol=1e-2, atol=1e-4), key
+
+
+def test_the_codebook_follows_the_latents_of_all_processes(tmp_path):
+    fields = (f"model={{tokenizer: {TINY_CODES}}}", "init=''", "batch_size=4", "patch_start=0")
+    one = [*SMALL, *fields, "accumulate=2", f"out={tmp_path / 'one'}"]
+    train(load_recipe("train/recipes/toy_tokenizer.yaml", one))
+    launch("ddp_8gpu.yaml", "toy_tokenizer", tmp_path / "two", *fields)
+    assert_close(tmp_path / "two", tmp_path / "one", 1e-5)
+    both = [
+        checkpoints.load(tmp_path / run / "checkpoints/step-00000004")[0]["model"]
+        for run in ("one", "two")
+    ]
+    for key in ("tokenizer.codebook.weight", "codes.count", "codes.total"):
+        assert torch.allclose(both[0][key], both[1][key], rtol=1e-5, atol=1e-7), key
+    # Some codes restarted at the first step, onto the same latents, and no latent chose them since.
+    assert torch.isclose(both[0]["codes.count"], torch.tensor(0.97**3)).any()
 
 
 def test_micro_batches_add_up_to_the_batch(tokenizer_folder, tmp_path):  # noqa: F811

@@ -16,6 +16,7 @@ from scar.studio.examples import load_scenes
 from scar.studio.library import Library
 from scar.studio.metadata import read_parameters, save_png
 from scar.studio.session import (
+    SAMPLING,
     WORKING_SIDE,
     Progress,
     Result,
@@ -114,9 +115,10 @@ def test_a_black_region_means_everywhere_and_a_white_one_is_kept():
 def test_generation_takes_a_sentence_or_a_class():
     for prompt in ("a cat on a beach", 1):
         settings = Settings(seed=2)
-        _, (result,) = split(run_generate(FakePipeline(), picture(), prompt, settings, "canny"))
+        drawing = {"control": "canny", "low": 90}
+        _, (result,) = split(run_generate(FakePipeline(), picture(), prompt, settings, drawing))
         assert result.parameters["prompt"] == prompt
-        assert result.parameters["control"] == "canny"
+        assert result.parameters["control"] == "canny" and result.parameters["low"] == 90
 
 
 @pytest.mark.parametrize("instruction", ["", "   ", None, 5, "long " * 100])
@@ -133,7 +135,7 @@ def test_a_useless_instruction_is_refused(instruction):
         {"guidance": -1},
         {"guidance": 1e9},
         {"guidance": "3"},
-        {"temperature": None},
+        {"variants": None},
         {"temperature": [1]},
         {"top_k": 1.5},
         {"top_p": 0},
@@ -154,6 +156,17 @@ def test_good_settings_pass_with_their_types():
     settings = check_settings(seed=3.0, guidance=2, temperature=1, top_k=0, top_p=1, variants=2)
     assert settings == Settings(3, 2.0, 1.0, 0, 1.0, 2)
     assert isinstance(settings.seed, int) and isinstance(settings.guidance, float)
+
+
+def test_what_is_left_open_is_what_the_model_likes_best():
+    pipe = FakePipeline()
+    pipe.defaults = SimpleNamespace(guidance=4.0, temperature=0.5, top_k=9, top_p=0.9)
+    open_settings = check_settings(seed=1, top_k=3)
+    _, (result,) = split(run_edit(pipe, picture(), "make it red", open_settings))
+    assert {name: result.parameters[name] for name in SAMPLING} == {
+        **vars(pipe.defaults),
+        "top_k": 3,
+    }
 
 
 def test_a_large_picture_is_scaled_to_the_working_size():
@@ -226,6 +239,34 @@ def test_the_library_loads_once_and_explains_what_it_cannot_load():
     assert library.problem("good") is None
     with pytest.raises(InputError, match="good, bad"):
         library.get("other")
+
+
+def test_a_result_of_the_library_names_its_model():
+    library = Library({"own": FakePipeline()})
+    for events in (
+        library.edit("own", picture(), "make it red", Settings(seed=1)),
+        library.generate("own", picture(), "a cat", Settings(seed=1)),
+    ):
+        assert split(events)[1][0].parameters["model"] == "own"
+
+
+@pytest.mark.parametrize(
+    ("words", "options", "offline"),
+    [
+        ("offline", {}, False),
+        ("may fetch from the Hub", {"remote": ["other"]}, False),
+        ("offline", {"remote": ["own"]}, False),
+        ("may fetch from the Hub", {"find": lambda name: FakePipeline()}, False),
+        ("offline", {"find": lambda name: FakePipeline(), "remote": ["other"]}, True),
+    ],
+)
+def test_the_badge_tells_model_device_and_whether_the_hub_may_be_asked(
+    monkeypatch, words, options, offline
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+    library = Library({"own": FakePipeline(), "other": lambda: FakePipeline()}, **options)
+    badge = views.badge("own", library.get("own"), may_fetch=library.may_fetch)
+    assert f"own · 128 px · cpu · {words}<" in badge
 
 
 def test_scenes_come_from_their_list(tmp_path):

@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import timm
 import torch
 from huggingface_hub import try_to_load_from_cache
 from torch import nn
@@ -21,7 +20,7 @@ from preprocessors import PREPROCESSORS
 from scar.checkpoint import build_model, build_tokenizer, configure
 from scar.config import ScarConfig
 from scar.cross_entropy import LOGITS
-from scar.encoder import ENCODERS, VisualEncoder, feature_shape
+from scar.encoder import ENCODERS, REVISIONS, VisualEncoder, feature_shape
 from scar.text import TEXT_ENCODERS, TextEncoder
 from train.data.sources import open_reader
 from train.recipe import Recipe, scheduled
@@ -153,19 +152,20 @@ def missing(recipe: Recipe, config: ScarConfig) -> list[str]:
 
 def _missing_encoders(config: ScarConfig) -> list[str]:
     found = []
-    spec = ENCODERS[config.encoder.name]
-    hub = timm.get_pretrained_cfg(spec.timm_name).hf_hub_id
-    if not spec.stages and not _cached(f"{hub}{spec.timm_name}" if hub[-1] == "/" else hub):
+    name, spec = config.encoder.name, ENCODERS[config.encoder.name]
+    files, pin = ("model.safetensors", "pytorch_model.bin"), REVISIONS.get(name, "main")
+    is_here = any(_cached(f"timm/{spec.timm_name}", file, pin) for file in files)
+    if not spec.stages and not is_here:
         found.append(f"encoder: {spec.timm_name} will be downloaded from the Hub")
     if config.condition.text_encoder != "none":
-        source = TEXT_ENCODERS[config.condition.text_encoder].source
-        if not source.startswith("package:") and not _cached(source):
-            found.append(f"text encoder: {source} will be downloaded from the Hub")
+        text = TEXT_ENCODERS[config.condition.text_encoder]
+        if text.revision and not _cached(text.source, "config.json", text.revision):
+            found.append(f"text encoder: {text.source} will be downloaded from the Hub")
     return found
 
 
-def _cached(repository: str) -> bool:
-    return isinstance(try_to_load_from_cache(repository, "config.json"), str)
+def _cached(repository: str, file: str, revision: str) -> bool:
+    return isinstance(try_to_load_from_cache(repository, file, revision=revision), str)
 
 
 def _print_sizes(size: Size) -> None:

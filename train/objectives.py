@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch import distributed as dist
 from torch.utils.checkpoint import checkpoint
 
 from scar import next_set, next_token
@@ -69,7 +70,7 @@ class TokenizerObjective(nn.Module):
         super().__init__()
         self.recipe = recipe
         self.tokenizer = build_tokenizer(config.tokenizer)
-        self.codes = CodebookAverage(self.tokenizer.codebook)
+        self.codes = CodebookAverage(self.tokenizer.codebook, recipe.accumulate)
         if not recipe.train_encoder:
             # All that tokens depend on stays as it is.
             self.tokenizer.requires_grad_(False)
@@ -151,29 +152,54 @@ class CodebookAverage(nn.Module):
     """Online k-means of the codes (van den Oord et al. 2017, appendix A.1), restarting dead ones.
 
     A code that fewer than `floor` latents a step have chosen lately is moved onto a random latent:
-    without that a small codebook was seen to keep 5% of its codes alive.
+    without that a small codebook was seen to keep 5% of its codes alive. A step counts as a whole,
+    over its `accumulate` micro-batches on every process: however it is cut, the codes move alike.
     """
 
-    def __init__(self, codebook: nn.Embedding, decay: float = 0.97, floor: float = 0.03):
+    def __init__(
+        self, codebook: nn.Embedding, accumulate: int = 1, decay: float = 0.97, floor: float = 0.03
+    ):
         super().__init__()
-        self.decay, self.floor = decay, floor
+        self.accumulate, self.decay, self.floor = accumulate, decay, floor
         codebook.weight.requires_grad_(False)
         self.codebook = [codebook]  # in a list: the tokenizer owns it
+        self.heard: list[Tensor] = []  # of the micro-batches of an unfinished step
         self.register_buffer("count", torch.zeros(codebook.num_embeddings))
         self.register_buffer("total", torch.zeros_like(codebook.weight))
 
     @torch.no_grad()
     def update(self, latents: Tensor, codes: Tensor) -> None:
-        latents = latents.float()
+        """Take in the latents (M, d) of a micro-batch and their codes (M,); after the last one of a
+        step, which every process must come to, move the codebook."""
+        self.heard.append(self._part(latents.float(), codes))
+        if len(self.heard) < self.accumulate:
+            return
+        step = torch.stack(self.heard).sum(0)
+        self.heard.clear()
+        if dist.is_initialized():
+            dist.all_reduce(step)
+        if step.isfinite().all():
+            self._move(*step.tensor_split([1, 1 + latents.shape[1]], dim=1))
+
+    def _part(self, latents: Tensor, codes: Tensor) -> Tensor:
+        """Of one micro-batch, for every code (K, 1 + 2d): how many latents chose it, their sum, and
+        its share of the latents that dead codes restart from; the parts of a step add up."""
         chosen = torch.zeros_like(self.count).index_add_(
             0, codes, torch.ones_like(codes, dtype=torch.float)
         )
         moved = torch.zeros_like(self.total).index_add_(0, codes, latents)
-        self.count.lerp_(chosen, 1 - self.decay)
+        rank = dist.get_rank() if dist.is_initialized() else 0
+        processes = dist.get_world_size() if dist.is_initialized() else 1
+        part, parts = len(self.heard) * processes + rank, self.accumulate * processes
+        picks = latents[torch.randint(len(latents), chosen.shape, device=latents.device)]
+        mine = torch.arange(len(chosen), device=latents.device) % parts == part
+        return torch.cat([chosen.unsqueeze(1), moved, picks * mine.unsqueeze(1)], dim=1)
+
+    def _move(self, chosen: Tensor, moved: Tensor, picks: Tensor) -> None:
+        self.count.lerp_(chosen.squeeze(1), 1 - self.decay)
         self.total.lerp_(moved, 1 - self.decay)
         dead = self.count < self.floor
-        picks = latents[torch.randint(len(latents), (int(dead.sum()),), device=latents.device)]
-        self.total[dead] = picks
+        self.total[dead] = picks[dead]
         self.count[dead] = 1.0
         self.codebook[0].weight.copy_(self.total / self.count.unsqueeze(1))
 

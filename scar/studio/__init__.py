@@ -15,14 +15,14 @@ from scar.images import InputError
 from scar.studio import views
 from scar.studio.about import AboutTab
 from scar.studio.api import PublicApi
-from scar.studio.compare import CompareTab
+from scar.studio.compare import SIDES, CompareTab
 from scar.studio.control import ControlTab
 from scar.studio.edit import EditTab
 from scar.studio.examples import load_scenes
 from scar.studio.guard import Guard
 from scar.studio.library import Library
-from scar.studio.panel import SAMPLING, SettingsPanel
 from scar.studio.safety import start_sweeper
+from scar.studio.session import SAMPLING
 from scar.studio.texts import I18N, say, speaks_chinese
 from scar.studio.theme import CSS, HEAD, THEME
 from scar.studio.workbench import QUIET
@@ -55,10 +55,15 @@ def build_studio(
             with gr.Tab(say("About"), id="about"):
                 about = AboutTab(assets / "MODEL_CARD.md" if assets else None)
         PublicApi(library)
-        panels = [edit.bench.panel, control.bench.panel]
-        sampling = [component for panel in panels for component in panel.sampling]
-        studio.load(partial(_welcome, library, panels), None, [badge, *sampling], **QUIET)
-        tabs = (edit.bench, control, compare, about)
+        benches = (edit.bench, control.bench)
+        sampling = [component for bench in benches for component in bench.panel.sampling]
+        welcome = partial(_welcome, library, len(benches))
+        studio.load(welcome, None, [badge, *sampling, *compare.guidances], **QUIET)
+        for bench in benches:
+            bench.chosen.then(
+                partial(_badge, library), bench.panel.model, badge, queue=False, **QUIET
+            )
+        tabs = (edit, control, compare, about)
         static = [masthead, *(part for tab in tabs for part in tab.told())]
         studio.load(partial(_told, masthead, tabs, static), None, static, queue=False, **QUIET)
     studio.queue(max_size=QUEUE, default_concurrency_limit=1, api_open=False)
@@ -75,15 +80,22 @@ def _told(masthead: gr.HTML, tabs: tuple, static: list) -> Any:
     return updates
 
 
-def _welcome(library: Library, panels: list[SettingsPanel]) -> list:
-    """The badge, and for every panel the sampling the first model likes best."""
+def _welcome(library: Library, benches: int) -> list:
+    """The badge, and the sampling the first model likes best for every bench and comparison."""
     name = library.names[0]
     try:
-        pipe = library.get(name)
-    except InputError as error:
-        return [views.badge(name, None, str(error)), *[gr.skip()] * len(SAMPLING) * len(panels)]
-    best = [getattr(pipe.defaults, field) for field in SAMPLING]
-    return [views.badge(name, pipe), *best * len(panels)]
+        best = library.get(name).defaults
+    except InputError:
+        return [_badge(library, name), *[gr.skip()] * (len(SAMPLING) * benches + len(SIDES))]
+    values = [getattr(best, field) for field in SAMPLING]
+    return [_badge(library, name), *values * benches, *[best.guidance] * len(SIDES)]
+
+
+def _badge(library: Library, name: str) -> str:
+    """The badge of a model that has been asked for."""
+    name = name.strip()
+    pipe = library.get(name) if library.is_loaded(name) else None
+    return views.badge(name, pipe, library.problem(name), library.may_fetch)
 
 
 def launch_studio(studio: gr.Blocks, host: str = "0.0.0.0", port: int | None = None) -> str:

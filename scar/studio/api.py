@@ -37,9 +37,9 @@ class PublicApi:
                 gr.Textbox(library.names[0], label="model"),
                 gr.Number(None, label="seed"),
                 gr.Number(None, label="guidance"),
-                gr.Number(1.0, label="temperature"),
-                gr.Number(0, label="top_k"),
-                gr.Number(1.0, label="top_p"),
+                gr.Number(None, label="temperature"),
+                gr.Number(None, label="top_k"),
+                gr.Number(None, label="top_p"),
             ]
             result = gr.Image(label="result", format="png")
             parameters = gr.JSON(label="parameters")
@@ -57,8 +57,8 @@ class PublicApi:
 
     def edit(
         self, image: Upload, instruction: str, region: Upload | None = None, model: str = "",
-        seed: float | None = None, guidance: float | None = None, temperature: float = 1.0,
-        top_k: float = 0, top_p: float = 1.0,
+        seed: float | None = None, guidance: float | None = None,
+        temperature: float | None = None, top_k: float | None = None, top_p: float | None = None,
     ) -> Iterator:  # fmt: skip
         """Edit a picture with one sentence; streams partial pictures, the last one is the result.
 
@@ -68,7 +68,8 @@ class PublicApi:
             region: optional picture, white where the edit may happen.
             model: name of the model; empty for the first one.
             seed: whole number for a repeatable result; none draws one.
-            guidance: 0 to 20; higher follows the words more closely; none for the model's own.
+            guidance: 0 to 20; higher follows the words more closely; as all below, none for what
+                the model likes best.
             temperature: 0 to 2; lower is safer.
             top_k: draw from the k likeliest tokens; 0 for all.
             top_p: draw from the likeliest tokens that sum to p, 0.05 to 1.
@@ -86,8 +87,8 @@ class PublicApi:
 
     def generate(
         self, control_map: Upload, prompt: str, model: str = "", seed: float | None = None,
-        guidance: float | None = None, temperature: float = 1.0, top_k: float = 0,
-        top_p: float = 1.0,
+        guidance: float | None = None, temperature: float | None = None,
+        top_k: float | None = None, top_p: float | None = None,
     ) -> Iterator:  # fmt: skip
         """Make a picture from a control map and a sentence; streams like `edit`.
 
@@ -96,7 +97,7 @@ class PublicApi:
             prompt: what the picture should show, or the number of a class.
             model: name of the model; empty for the first one.
             seed: whole number for a repeatable result; none draws one.
-            guidance: 0 to 20; none for the model's own.
+            guidance: 0 to 20; as all below, none for what the model likes best.
             temperature: 0 to 2; lower is safer.
             top_k: draw from the k likeliest tokens; 0 for all.
             top_p: draw from the likeliest tokens that sum to p, 0.05 to 1.

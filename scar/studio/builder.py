@@ -37,34 +37,16 @@ class SceneBuilder:
             self.build = gr.Button(say("Build the scene"), elem_id=f"{tab}-builder-build")
 
     def _slot(self, prefix: str, slot: int) -> None:
-        self.objects.append(
-            gr.Dropdown(
-                [NOTHING],
-                value=NOTHING,
-                label=say(f"Object {slot + 1}"),
-                min_width=240,
-                scale=2,
-                elem_id=f"{prefix}-object-{slot + 1}",
-            )  # fmt: skip
-        )
-        self.positions.append(
-            gr.Dropdown(
-                list(POSITIONS),
-                value=POSITIONS[(slot + 1) % SLOTS],
-                label=say("Position"),
-                min_width=100,
-                elem_id=f"{prefix}-position-{slot + 1}",
-            )  # fmt: skip
-        )
-        self.sizes.append(
-            gr.Dropdown(
-                list(SIZES),
-                value="medium",
-                label=say("Size"),
-                min_width=100,
-                elem_id=f"{prefix}-size-{slot + 1}",
-            )  # fmt: skip
-        )
+        number, place = slot + 1, POSITIONS[(slot + 1) % SLOTS]
+
+        def choose(kind: str, label: str, choices: list[str], value: str, **shape: int) -> Any:
+            elem_id = f"{prefix}-{kind}-{number}"
+            return gr.Dropdown(choices, value=value, label=say(label), elem_id=elem_id, **shape)
+
+        wide, narrow = {"min_width": 240, "scale": 2}, {"min_width": 100}
+        self.objects.append(choose("object", f"Object {number}", [NOTHING], NOTHING, **wide))
+        self.positions.append(choose("position", "Position", [*POSITIONS], place, **narrow))
+        self.sizes.append(choose("size", "Size", [*SIZES], "medium", **narrow))
 
     @property
     def inputs(self) -> list[gr.Dropdown]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -15,10 +17,11 @@ from scar.studio.examples import Scene
 from scar.studio.library import Library
 from scar.studio.safety import SafeImage, Upload, explain
 from scar.studio.session import MAX_PROMPT, RANGES, Result, check_prompt, check_settings
-from scar.studio.texts import say
-from scar.studio.workbench import MODEL, QUIET, SEND_INDEX, results_folder, toast
+from scar.studio.texts import say, tell
+from scar.studio.workbench import LOADING, MODEL, QUIET, SEND_INDEX, results_folder, toast
 
 SIDES = ("left", "right")
+ALT = "The picture both sides edit"
 
 
 class CompareTab:
@@ -41,7 +44,7 @@ class CompareTab:
     def _inputs(self) -> None:
         self.source = SafeImage(
             label=say("Picture"), sources=["upload", "clipboard"], height=240, buttons=[],
-            elem_id="compare-source", alt_text="The picture both sides edit",
+            elem_id="compare-source", alt_text=ALT,
             placeholder=say("Drop a picture here\nor click to choose one"),
         )  # fmt: skip
         self.examples = gr.HTML(
@@ -51,8 +54,8 @@ class CompareTab:
 
     def _words(self) -> None:
         self.instruction = gr.Textbox(
-            label=say("What should change?"), placeholder="make it night", lines=1, max_lines=4,
-            max_length=MAX_PROMPT, elem_id="compare-instruction",
+            label=say("What should change?"), placeholder=say("make it night"), lines=1,
+            max_lines=4, max_length=MAX_PROMPT, elem_id="compare-instruction",
         )  # fmt: skip
         self.seed = gr.Number(
             0, label=say("Seed of both sides"), precision=0, minimum=0, elem_id="compare-seed"
@@ -64,26 +67,17 @@ class CompareTab:
         names = self.library.names
         lowest, highest, _ = RANGES["guidance"]
         with gr.Row():
-            self.models.append(
-                gr.Dropdown(
-                    names,
-                    value=names[min(index, len(names) - 1)],
-                    label=say(f"Model, {side}"),
-                    elem_id=f"compare-model-{side}",
-                    min_width=140,
-                )  # fmt: skip
-            )
-            self.guidances.append(
-                gr.Slider(
-                    lowest,
-                    highest,
-                    value=3.0,
-                    step=0.1,
-                    label=say(f"Guidance, {side}"),
-                    elem_id=f"compare-guidance-{side}",
-                    min_width=140,
-                )  # fmt: skip
-            )
+            model = gr.Dropdown(
+                names, value=names[min(index, len(names) - 1)], label=say(f"Model, {side}"),
+                allow_custom_value=self.library.find is not None, min_width=140,
+                elem_id=f"compare-model-{side}",
+            )  # fmt: skip
+            guidance = gr.Slider(
+                lowest, highest, value=3.0, step=0.1, label=say(f"Guidance, {side}"),
+                min_width=140, elem_id=f"compare-guidance-{side}",
+            )  # fmt: skip
+        self.models.append(model)
+        self.guidances.append(guidance)
         self.stages.append(gr.HTML(views.stage_empty(), elem_id=f"compare-stage-{side}"))
         self.statuses.append(gr.HTML(views.status_idle(), elem_id=f"compare-status-{side}"))
 
@@ -92,6 +86,8 @@ class CompareTab:
         return {
             **dict.fromkeys(self.stages, views.stage_empty()),
             **dict.fromkeys(self.statuses, views.status_idle()),
+            self.source: gr.update(alt_text=tell(ALT)),
+            self.examples: views.scene_strip(self.scenes),
         }
 
     def _wire(self) -> None:
@@ -109,6 +105,8 @@ class CompareTab:
             None, outputs, queue=False, **QUIET,
         )  # fmt: skip
         self.stop.click(None, cancels=[running], api_visibility="private")
+        for model, *told in zip(self.models, self.guidances, self.statuses, strict=True):
+            model.change(self._choose, model, told, **MODEL, **QUIET)
         self.examples.select(self._pick, None, [self.source, self.instruction], **QUIET)
 
     def _start(self, upload: Upload | None, instruction: str, *others: Any) -> dict:
@@ -131,13 +129,16 @@ class CompareTab:
         for index, (model, guidance) in enumerate(zip(models, guidances, strict=True)):
             stage, status = self.stages[index], self.statuses[index]
             try:
-                settings = check_settings(seed=seed, guidance=guidance)
+                settings = check_settings(seed=seed or 0, guidance=guidance)
+                if not self.library.is_loaded(model):
+                    yield {status: views.status_waiting(LOADING)}
+                device = self.library.get(model).device
+                forget_peak(device)
                 for event in self.library.edit(model, upload.image, instruction, settings):
                     if isinstance(event, Result):
-                        memory = memory_in_use(self.library.get(model).device)
                         yield {
                             stage: views.stage_result(event),
-                            status: views.status_done(event, memory),
+                            status: views.status_done(event, peak(device)),
                         }
                     elif event.image is not None:
                         yield {
@@ -151,13 +152,30 @@ class CompareTab:
     def _idle(self) -> dict:
         return {self.run: gr.update(visible=True), self.stop: gr.update(visible=False)}
 
+    def _choose(self, name: str) -> list:
+        try:
+            best = self.library.get(name).defaults
+        except InputError as error:
+            return [gr.skip(), views.status_error(explain(error))]
+        return [best.guidance, views.status_idle(tell(f"{name} is ready"))]
+
     def _pick(self, event: gr.EventData) -> list:
         scene = self.scenes[event.index]
         return [scene.publish(results_folder()), scene.instructions[0]]
 
 
-def memory_in_use(device: Any) -> str:
-    """What the device has allocated at most since the start, in words."""
+def forget_peak(device: Any) -> None:
+    """Count the peak anew, where the system can: on a GPU and on Linux."""
+    if str(device).startswith("cuda"):
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak(device: Any) -> str:
+    """The most memory in use since `forget_peak`, in words."""
     if str(device).startswith("cuda"):
         import torch
 

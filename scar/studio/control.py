@@ -30,6 +30,8 @@ LABELS = {
     "none": "As it is",
 }
 SENTENCE, CLASS = "Sentence", "Class"
+PICTURE_ALT = "The picture a map is drawn from"
+MAP_ALT = "The control map the new picture will follow"
 
 
 class ControlTab:
@@ -56,13 +58,12 @@ class ControlTab:
         with gr.Row(elem_classes="twin"):
             self.source = SafeImage(
                 label=say("Picture"), sources=["upload", "clipboard"], height=240, min_width=140,
-                elem_id="control-source", buttons=[], alt_text="The picture a map is drawn from",
+                elem_id="control-source", buttons=[], alt_text=PICTURE_ALT,
                 placeholder=say("Drop a picture"),
             )  # fmt: skip
             self.map = gr.Image(
                 label=say("Map"), format="png", height=240, min_width=140, interactive=False,
-                elem_id="control-map", buttons=["download", "fullscreen"],
-                alt_text="The control map the new picture will follow",
+                elem_id="control-map", buttons=["download", "fullscreen"], alt_text=MAP_ALT,
             )  # fmt: skip
         self.examples = gr.HTML(
             views.scene_strip(self.scenes), js_on_load=SEND_INDEX, elem_id="control-examples",
@@ -93,8 +94,9 @@ class ControlTab:
                 min_width=120,
             )  # fmt: skip
             self.prompt = gr.Textbox(
-                label=say("What should it show?"), placeholder="a cat and a red apple on a beach",
-                lines=1, max_lines=4, max_length=MAX_PROMPT, scale=3, elem_id="control-prompt",
+                label=say("What should it show?"), lines=1, max_lines=4, max_length=MAX_PROMPT,
+                placeholder=say("a cat and a red apple on a beach"), scale=3,
+                elem_id="control-prompt",
             )  # fmt: skip
             self.label = gr.Dropdown(
                 [],
@@ -112,6 +114,9 @@ class ControlTab:
             self.kind: gr.update(choices=_kinds()),
             self.by: gr.update(choices=_manners()),
             self.about: _describe("canny"),
+            self.source: gr.update(alt_text=tell(PICTURE_ALT)),
+            self.map: gr.update(alt_text=tell(MAP_ALT)),
+            self.examples: views.scene_strip(self.scenes),
         }
 
     def _wire(self) -> None:
@@ -132,7 +137,13 @@ class ControlTab:
             self._events,
             [*drawing, self.by, self.prompt, self.label, bench.panel.model, *bench.panel.inputs],
         )
-        bench.strip.select(self._recall, bench.runs, [self.prompt, *bench.recall_outputs], **QUIET)
+        restored = [self.kind, *sliders, self.by, self.prompt, self.label, *bench.recall_outputs]
+        self.source.upload(
+            self._uploaded, [self.source, bench.panel.model], restored, **QUIET
+        ).success(self._draw, drawing, drawn, **QUIET)
+        bench.strip.select(
+            self._recall, [bench.runs, bench.panel.model], [self.source, *restored], **QUIET
+        )
 
     def _draw(self, upload: Upload | None, kind: str, *values: Any) -> dict:
         groups = {row: gr.update(visible=name == kind) for name, row in self.groups.items()}
@@ -147,19 +158,24 @@ class ControlTab:
             raise InputError(upload.problem)
         if kind not in PREPROCESSORS:
             raise InputError(f"There is no map called '{kind}'.")
+        return _drawn(upload.path, kind, tuple(self._numbers(kind, values).items()))
+
+    def _numbers(self, kind: str, values: tuple) -> dict[str, int]:
+        """What the sliders of one kind of map say, from the values of all of them."""
         pairs = zip(self.sliders, values, strict=True)
-        mine = tuple((key, _whole(key, value)) for (name, key), value in pairs if name == kind)
-        return _drawn(upload.path, kind, mine)
+        return {key: _whole(key, value) for (name, key), value in pairs if name == kind}
 
     def _switch(self, by: str, model: str) -> list:
         if by == SENTENCE:
             return [gr.update(visible=True), gr.update(visible=False)]
+        return [gr.update(visible=False), gr.update(visible=True, choices=self._classes(model))]
+
+    def _classes(self, model: str) -> list[tuple[str, int]]:
         try:
-            classes = list(self.library.get(model).classes)
+            classes = self.library.get(model).classes
         except InputError:
-            classes = []
-        choices = [(name, index) for index, name in enumerate(classes)]
-        return [gr.update(visible=False), gr.update(visible=True, choices=choices)]
+            return []
+        return [(tell(name), index) for index, name in enumerate(classes)]
 
     def _start(self, upload: Upload | None, kind: str, *others: Any) -> dict:
         count = len(self.sliders)
@@ -176,7 +192,8 @@ class ControlTab:
         settings = self.bench.panel.settings(*sampling)
         control_map = self._control_map(upload, kind, values)
         words = _meant(by, prompt, label)
-        yield from self.library.generate(model, control_map, words, settings, kind)
+        drawing = {"control": kind, **self._numbers(kind, values)}
+        yield from self.library.generate(model, control_map, words, settings, drawing)
 
     def _pick(self, event: gr.EventData) -> list:
         return self._show(self.scenes[event.index])
@@ -184,10 +201,40 @@ class ControlTab:
     def _show(self, scene: Scene) -> list:
         return [scene.publish(results_folder()), scene.caption]
 
-    def _recall(self, runs: list[Run], event: gr.EventData) -> dict:
+    def _uploaded(self, upload: Upload, model: str) -> dict:
+        parameters = upload.parameters or {}
+        updates = self._restored(parameters, model) if "prompt" in parameters else {}
+        if updates:
+            note = self.bench.panel.restored_note(parameters)
+            gr.Info(note, duration=4, title=tell("Restored"))
+        return updates or {self.kind: gr.skip()}
+
+    def _recall(self, runs: list[Run], model: str, event: gr.EventData) -> dict:
         updates, parameters = self.bench.recalled(runs, event.index)
-        if isinstance(words := parameters.get("prompt"), str):
-            updates[self.prompt] = words
+        updates |= self._restored(parameters, model)
+        # What was kept of the run is its map: it is shown as the picture, and used as it is.
+        return {**updates, self.source: runs[event.index].before, self.kind: "none"}
+
+    def _restored(self, parameters: dict[str, Any], model: str) -> dict:
+        """Updates that bring back the words, the map's kind and the settings of a past run."""
+        updates = self.bench.panel.restored(parameters)
+        if not updates:
+            return {}
+        kind, prompt = parameters.get("control"), parameters.get("prompt")
+        if kind in [name for _, name in _kinds()]:
+            updates[self.kind] = kind
+        for (name, key), slider in self.sliders.items():
+            value = parameters.get(key)
+            if name == kind and type(value) is int and slider.minimum <= value <= slider.maximum:
+                updates[slider] = value
+        if isinstance(prompt, str):
+            updates |= {self.by: SENTENCE, self.prompt: prompt[:MAX_PROMPT]}
+        elif type(prompt) is int and 0 <= prompt < len(classes := self._classes(model)):
+            updates |= {
+                self.by: CLASS,
+                self.prompt: gr.update(visible=False),
+                self.label: gr.update(choices=classes, value=prompt, visible=True),
+            }
         return updates
 
 
@@ -227,7 +274,7 @@ def _problem(name: str) -> str | None:
 def _describe(name: str) -> str:
     """What the chosen map is and who draws it; then the maps that cannot be drawn here and why."""
     preprocessor = PREPROCESSORS[name]
-    missing = [f"{LABELS[n]}: {tell(_problem(n))}" for n in PREPROCESSORS if _problem(n)]
+    missing = [f"{tell(LABELS[n])}: {tell(_problem(n))}" for n in PREPROCESSORS if _problem(n)]
     return views.notes(
         f"{tell(preprocessor.description)} {tell(preprocessor.status().reason)}",
         tell(f"{len(missing)} more kinds of map are not available here"),

@@ -21,6 +21,8 @@ from scar.studio.workbench import QUIET, SEND_INDEX, Run, Workbench, results_fol
 
 SUGGESTIONS = ["add a red apple on the left", "make it night", "change the place to a beach"]
 
+ALT = "The picture to edit"
+
 Chain = tuple[list[str], int]  # files of the sources, and which one is shown
 
 
@@ -43,7 +45,7 @@ class EditTab:
     def _inputs(self) -> None:
         self.source = SafeImage(
             label=say("Picture"), sources=["upload", "clipboard"], height=300,
-            elem_id="edit-source", buttons=["fullscreen"], alt_text="The picture to edit",
+            elem_id="edit-source", buttons=["fullscreen"], alt_text=ALT,
             placeholder=say("Drop a picture here\nor click to choose one"),
         )  # fmt: skip
         with gr.Row(elem_classes="examples-row", visible=bool(self.scenes)):
@@ -55,8 +57,8 @@ class EditTab:
             )
         self.builder = SceneBuilder("edit")
         self.instruction = gr.Textbox(
-            label=say("What should change?"), placeholder="replace the dog with a cat", lines=1,
-            max_lines=4, max_length=MAX_PROMPT, elem_id="edit-instruction", submit_btn=False,
+            label=say("What should change?"), placeholder=say("replace the dog with a cat"),
+            lines=1, max_lines=4, max_length=MAX_PROMPT, elem_id="edit-instruction",
         )  # fmt: skip
         self.chips = gr.HTML(views.chips(SUGGESTIONS), js_on_load=SEND_INDEX, elem_id="edit-chips")
         self.suggestions = gr.State(SUGGESTIONS)
@@ -75,6 +77,15 @@ class EditTab:
             self.bench.save_button()
         self.bench.history()
         self.chain = gr.State(([], 0))
+
+    def told(self) -> dict:
+        """Updates that put what the page holds from the start into the visitor's language."""
+        return {
+            **self.bench.told(),
+            self.source: gr.update(alt_text=tell(ALT)),
+            self.examples: views.scene_strip(self.scenes),
+            self.chips: views.chips(SUGGESTIONS),
+        }
 
     def _wire(self) -> None:
         bench = self.bench
@@ -141,7 +152,8 @@ class EditTab:
         del updates[self.source]  # it is shown already
         words = (upload.parameters or {}).get("instruction")
         if isinstance(words, str) and (restored := self.bench.panel.restored(upload.parameters)):
-            gr.Info(tell("The settings inside this picture were restored."), duration=4)
+            note = self.bench.panel.restored_note(upload.parameters)
+            gr.Info(note, duration=4, title=tell("Restored"))
             updates |= {self.instruction: words[:MAX_PROMPT], **restored}
         return updates
 

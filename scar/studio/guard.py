@@ -8,15 +8,18 @@ from typing import Any
 from urllib.parse import unquote
 
 from scar.images import MAX_BYTES
+from scar.studio.texts import in_chinese, prefers_chinese
 
 MAX_BODY = 256 * 1024
 MAX_UPLOAD_BODY = MAX_BYTES + 1024 * 1024
 MAX_TOOL_BODY = MAX_BYTES * 4 // 3 + 1024 * 1024  # a tool call carries its picture in base64
+BUSY = "The model is busy; please try again in a moment."
 CLOSED_ROUTES = ("/proxy=", "/component_server", "/openapi.json")
 
 
 class Guard:
-    """ASGI middleware: bounded bodies, no server-side fetching, closed routes, safe headers."""
+    """ASGI middleware: bounded bodies, no server-side fetching, closed routes, safe headers, and
+    a refusal beyond the queue that a Chinese page can show."""
 
     def __init__(self, app: Callable[..., Awaitable[None]]):
         self.app = app
@@ -49,6 +52,9 @@ class Guard:
                     await _answer(send, 400, "This server fetches no URLs; upload the file.")
                     return
                 receive = _replayed(body, receive)
+            language = headers.get(b"accept-language", b"").decode("latin-1")
+            if path.rstrip("/").endswith("/queue/join") and prefers_chinese(language):
+                send = _busy_in_chinese(send)
         await self.app(scope, receive, _with_safe_headers(send))
 
 
@@ -149,6 +155,23 @@ def _counted(receive: Any, limit: int) -> Any:
         return message
 
     return counted
+
+
+def _busy_in_chinese(send: Any) -> Any:
+    """A full queue (503) under another status: for 503 the page has an English sentence of its own,
+    for every other it shows what the answer says."""
+    is_full = False
+
+    async def told(message: Any) -> None:
+        nonlocal is_full
+        if message["type"] == "http.response.start":
+            is_full = message["status"] == 503
+            if is_full:
+                await _answer(send, 429, in_chinese(BUSY))
+        if not is_full:
+            await send(message)
+
+    return told
 
 
 def _with_safe_headers(send: Any) -> Any:

@@ -7,14 +7,16 @@ import logging
 import re
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from huggingface_hub import constants
 from PIL import Image
 
 from scar.images import InputError
-from scar.studio.session import Progress, Result, Settings, run_edit, run_generate
+from scar.studio.session import AS_IT_IS, Progress, Result, Settings, run_edit, run_generate
 from scar.studio.zero_gpu import on_gpu
 
 log = logging.getLogger(__name__)
@@ -30,16 +32,18 @@ class Library:
     Args:
         models: what the operator offers.
         find: loads what a visitor names, a folder or a Hub id; None: only what is offered.
+        remote: offered models whose files, or those of their encoders, may have to be fetched.
     """
 
     def __init__(
         self,
         models: Mapping[str, Any | Callable[[], Any]],
         find: Callable[[str], Any] | None = None,
+        remote: Collection[str] = (),
     ):
         if not models:
             raise ValueError("a studio needs at least one model")
-        self.find = find
+        self.find, self.remote = find, frozenset(remote)
         self._offered = list(models)
         self._models = dict(models)
         self._locks = defaultdict(threading.Lock)
@@ -56,6 +60,16 @@ class Library:
     def is_busy(self) -> bool:
         """Whether a run holds the device now."""
         return self._device.locked()
+
+    @property
+    def may_fetch(self) -> bool:
+        """Whether a visitor may still make this program ask the Hub for files.
+
+        Not where HF_HUB_OFFLINE forbids it, nor once all that is offered is loaded or local.
+        """
+        if constants.HF_HUB_OFFLINE:
+            return False
+        return self.find is not None or any(not self.is_loaded(name) for name in self.remote)
 
     def get(self, name: str) -> Any:
         """The pipeline called `name`, loading it if need be; raises `InputError` if it cannot."""
@@ -92,7 +106,7 @@ class Library:
     ) -> Iterator[Progress | Result]:
         """`run_edit` with the model called `name`."""
         with self._turn():
-            yield from run_edit(self.get(name), image, instruction, settings, region)
+            yield from _named(name, run_edit(self.get(name), image, instruction, settings, region))
 
     def generate(
         self,
@@ -100,11 +114,13 @@ class Library:
         control_map: Image.Image,
         prompt: str | int,
         settings: Settings,
-        kind: str = "none",
+        drawing: Mapping[str, Any] = AS_IT_IS,
     ) -> Iterator[Progress | Result]:
         """`run_generate` with the model called `name`."""
         with self._turn():
-            yield from run_generate(self.get(name), control_map, prompt, settings, kind)
+            yield from _named(
+                name, run_generate(self.get(name), control_map, prompt, settings, drawing)
+            )
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
@@ -136,6 +152,15 @@ class Library:
         thread = threading.Thread(target=load, name=f"load {name}", daemon=True)
         thread.start()
         return thread
+
+
+def _named(name: str, events: Iterator[Progress | Result]) -> Iterator[Progress | Result]:
+    """`events`, with the name of the model among the parameters of every result."""
+    with contextlib.closing(events):
+        for event in events:
+            if isinstance(event, Result):
+                event = replace(event, parameters={**event.parameters, "model": name.strip()})
+            yield event
 
 
 def _warm(pipe: Any) -> Any:

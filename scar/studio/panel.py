@@ -8,10 +8,8 @@ import gradio as gr
 
 from scar.images import InputError
 from scar.studio.library import Library
-from scar.studio.session import RANGES, Settings, check_settings
-from scar.studio.texts import say
-
-SAMPLING = ("guidance", "temperature", "top_k", "top_p")
+from scar.studio.session import RANGES, SAMPLING, Settings, check_settings
+from scar.studio.texts import say, tell
 
 
 class SettingsPanel:
@@ -84,6 +82,16 @@ class SettingsPanel:
         except InputError:
             return {}
         return {self.randomize: False, **{getattr(self, name): values[name] for name in values}}
+
+    def restored_note(self, parameters: dict[str, Any]) -> str:
+        """What to tell when `restored` has brought settings back, and what it could not bring."""
+        told = [tell("The settings inside this picture were restored.")]
+        if parameters.get("region") is True:
+            told.append(tell("The region is not in the file; paint it again."))
+        names = self.library.names
+        if len(names) > 1 and parameters.get("model") in names:
+            told.append(tell(f"The picture was made with {parameters['model']}."))
+        return " ".join(told)
 
     def defaults(self, name: str) -> dict:
         """Updates that set the sampling to what the model called `name` likes best."""

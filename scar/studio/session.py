@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +21,11 @@ MAX_PROMPT = 200
 MAX_SEED = 2**31 - 1
 MAX_VARIANTS = 4
 WORKING_SIDE = 1024  # a larger picture is scaled down: the model sees far fewer pixels anyway
+AS_IT_IS = {"control": "none"}  # what the parameters say of a map that was given as one
 PREVIEWS = 10  # partial images a run aims to show; each costs a decoding of the pixels
 
-# name: (lowest, highest, kind, meaning); the interface and the checks read the same table.
+SAMPLING = ("guidance", "temperature", "top_k", "top_p")
+# name: (lowest, highest, kind); the interface and the checks read the same table.
 RANGES: dict[str, tuple[float, float, type]] = {
     "seed": (0, MAX_SEED, int),
     "guidance": (0.0, 20.0, float),
@@ -36,13 +38,14 @@ RANGES: dict[str, tuple[float, float, type]] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """How to sample. `seed` None draws one; variants use seed, seed + 1, ..."""
+    """How to sample. `seed` None draws one; variants use seed, seed + 1, ... Of the others None
+    means what the model likes best."""
 
     seed: int | None = None
     guidance: float | None = None
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
     variants: int = 1
     preview: bool = True
 
@@ -101,9 +104,16 @@ def run_edit(
 
 
 def run_generate(
-    pipe: Any, control_map: Image.Image, prompt: str | int, settings: Settings, kind: str = "none"
+    pipe: Any,
+    control_map: Image.Image,
+    prompt: str | int,
+    settings: Settings,
+    drawing: Mapping[str, Any] = AS_IT_IS,
 ) -> Iterator[Progress | Result]:
-    """Make an image from `control_map` and a sentence or a class number; yields like `run_edit`."""
+    """Make an image from `control_map` and a sentence or a class number; yields like `run_edit`.
+
+    `drawing` says in the parameters how the map was drawn: `control`, its kind, and its settings.
+    """
     if isinstance(prompt, str):
         prompt = check_prompt(prompt, "Please say what the picture should show.")
     control_map = bounded(control_map)
@@ -111,7 +121,7 @@ def run_generate(
     def stream(**options: Any) -> Iterator[Any]:
         return pipe.stream_generate(control_map, prompt, **options)
 
-    facts = {"task": "generate", "prompt": prompt, "control": kind}
+    facts = {"task": "generate", "prompt": prompt, **drawing}
     yield from _run(pipe, stream, control_map, facts, settings)
 
 
@@ -122,9 +132,8 @@ def check_settings(**values: Any) -> Settings:
         if name not in RANGES:
             raise InputError(f"There is no setting called '{name}'.")
         checked[name] = None if value is None else _number(name, value)
-    for name in ("temperature", "top_k", "top_p", "variants"):
-        if checked.get(name, 0) is None:
-            raise InputError(f"Please give a value for {name.replace('_', ' ')}.")
+    if checked.get("variants", 1) is None:
+        raise InputError("Please give a value for variants.")
     return Settings(**checked)
 
 
@@ -155,10 +164,8 @@ def _run(
 ) -> Iterator[Progress | Result]:
     seed = random.randrange(MAX_SEED) if settings.seed is None else settings.seed
     sampling = {
-        "guidance": pipe.defaults.guidance if settings.guidance is None else settings.guidance,
-        "temperature": settings.temperature,
-        "top_k": settings.top_k,
-        "top_p": settings.top_p,
+        name: getattr(pipe.defaults, name) if value is None else value
+        for name, value in ((name, getattr(settings, name)) for name in SAMPLING)
     }
     unit = "scale" if pipe.paradigm == "next-set" else "token"
     every = 1 if unit == "scale" else max(1, pipe.total_tokens // PREVIEWS)

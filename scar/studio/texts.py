@@ -37,7 +37,12 @@ def speaks_chinese() -> bool:
     """Whether the visitor being answered prefers Chinese, as the browser decides for `say`."""
     request = LocalContext.request.get(None)
     headers = getattr(request, "headers", None) or {}
-    return headers.get("accept-language", "").lower().startswith("zh")
+    return prefers_chinese(headers.get("accept-language", ""))
+
+
+def prefers_chinese(language: str) -> bool:
+    """Whether the value of an Accept-Language header names Chinese first."""
+    return language.lower().startswith("zh")
 
 
 def in_chinese(words: str) -> str:

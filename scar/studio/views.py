@@ -20,6 +20,8 @@ from scar.studio.texts import tell
 
 PREVIEW_SIDE = 384
 LOSSLESS_SIDE = 512
+HUB = "A model or its encoders may be fetched from the Hub when they are first used."
+NO_HUB = "Everything runs on this machine; nothing is fetched."
 STRIP = 16  # example scenes shown; "surprise me" draws from all
 
 
@@ -69,15 +71,17 @@ def stage_result(result: Result, compare: bool = True) -> str:
     return _stage("done compare", result.image.size, after + before + line + tags + slider)
 
 
-def badge(name: str, pipe: Any | None, problem: str | None = None) -> str:
-    """Which model serves, where it runs and whether it is there."""
+def badge(name: str, pipe: Any | None, problem: str | None = None, may_fetch: bool = False) -> str:
+    """Which model serves, on what device, and whether files may still come from the Hub."""
     if problem:
         title, words = escape(tell(problem)), escape(tell(f"{name}: missing"))
         return f'<span class="badge wrong" title="{title}">{words}</span>'
     if pipe is None:
         return f'<span class="badge">{escape(tell(f"{name}: loading …"))}</span>'
-    facts = f"{name} · {pipe.size} px · {pipe.device}"
-    return f'<span class="badge ready">{escape(facts)}</span>'
+    reach = tell("may fetch from the Hub" if may_fetch else "offline")
+    facts = f"{name} · {pipe.size} px · {pipe.device} · {reach}"
+    title = tell(HUB if may_fetch else NO_HUB)
+    return f'<span class="badge ready" title="{escape(title)}">{escape(facts)}</span>'
 
 
 def status_idle(text: str = "") -> str:

@@ -122,7 +122,7 @@ class Workbench:
             queue=False, **QUIET,
         )  # fmt: skip
         self.stop.click(None, cancels=[running], api_visibility="private")
-        self.panel.model.change(
+        self.chosen = self.panel.model.change(
             self._choose, self.panel.model, [*self.panel.sampling, self.status], **MODEL, **QUIET
         )
         return running

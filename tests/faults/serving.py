@@ -1,6 +1,7 @@
 """A studio served from this process on a free port, over pipelines the test can look into."""
 
 import json
+import secrets
 from contextlib import contextmanager
 from io import BytesIO
 
@@ -81,9 +82,72 @@ class Caller:
 
     def download(self, file):
         """The image an endpoint answered with."""
+        return Image.open(BytesIO(self.read(file))).convert("RGB")
+
+    def read(self, file):
+        """The bytes of a file the server offers."""
         answer = self.http.get(f"/gradio_api/file={file['path']}")
         answer.raise_for_status()
-        return Image.open(BytesIO(answer.content)).convert("RGB")
+        return answer.content
+
+
+class Visitor(Caller):
+    """Presses what a page shows, as the page itself would, in a session and a language."""
+
+    def __init__(self, address, language):
+        super().__init__(address, headers={"accept-language": language})
+        self.session = {"session_hash": secrets.token_hex(6)}
+        self.config = self.http.get("/config").json()
+        self.elements = {c["props"].get("elem_id"): c["id"] for c in self.config["components"]}
+
+    def event(self, elem_id, name):
+        target = [self.elements[elem_id], name]
+        return next(d for d in self.config["dependencies"] if target in d["targets"])
+
+    def after(self, event):
+        """What runs the model once `event` has succeeded."""
+        later = [d for d in self.config["dependencies"] if d["trigger_after"] == event["id"]]
+        return next(d for d in later if d["backend_fn"])
+
+    def updated(self, event, values, **about):
+        """The values an event gives to what has an elem_id, by that."""
+        names = {number: elem_id for elem_id, number in self.elements.items()}
+        pairs = zip(event["outputs"], self.outputs(event, values, **about), strict=True)
+        return {
+            names.get(number): update.get("value") if is_update(update) else update
+            for number, update in pairs
+        }
+
+    def send(self, event, values, **about):
+        """Everything the server says about one event, as messages; `about` is the event's data."""
+        body = {"data": values, "fn_index": event["id"], "event_data": about, **self.session}
+        self.http.post("/gradio_api/queue/join", json=body).raise_for_status()
+        messages = []
+        with self.http.stream("GET", "/gradio_api/queue/data", params=self.session) as lines:
+            for line in lines.iter_lines():
+                if line.startswith("data: "):
+                    messages.append(json.loads(line[6:]))
+        return messages
+
+    def outputs(self, event, values, **about):
+        done = self.end(event, values, **about)
+        assert done["success"], done
+        return done["output"]["data"]
+
+    def end(self, event, values, **about):
+        """How an event ended."""
+        messages = self.send(event, values, **about)
+        return next(m for m in messages if m["msg"] == "process_completed")
+
+    def picture(self):
+        buffer = BytesIO()
+        scene().save(buffer, "PNG")
+        return file_data(self.upload(buffer.getvalue()))
+
+
+def is_update(value):
+    """Whether a component gets new properties, among which may be its value."""
+    return isinstance(value, dict) and "__type__" in value
 
 
 def edit_values(picture, instruction="make it night", seed=None):

@@ -1,0 +1,28 @@
+"""`python -m train`, with the weights spread over CPU processes.
+
+accelerate shards on accelerators only, and on CPUs copies the weights without a word. Told
+afterwards that it shards, it does, with everything of ours that meets sharded weights.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import accelerate
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
+
+from train import __main__ as program
+
+
+class Accelerator(accelerate.Accelerator):
+    def __init__(self, *, fsdp_plugin, **options):
+        super().__init__(fsdp_plugin=fsdp_plugin, **options)
+        for state in (PartialState, AcceleratorState):
+            state._shared_state["distributed_type"] = DistributedType.FSDP
+        AcceleratorState._shared_state["fsdp_plugin"] = fsdp_plugin
+
+
+if __name__ == "__main__":
+    program.Accelerator = Accelerator
+    sys.exit(program.main())
