@@ -43,11 +43,15 @@ def test_top_p_keeps_the_smallest_sufficient_set():
 
 def test_draws_follow_the_probabilities_and_the_seed():
     logits = torch.tensor([0.7, 0.2, 0.1]).log().expand(1, 4000, 3)
-    drawn = draw(logits, 1.0, torch.Generator().manual_seed(3))
-    assert torch.equal(drawn, draw(logits, 1.0, torch.Generator().manual_seed(3)))
+    noise = torch.empty(logits.shape).exponential_(generator=torch.Generator().manual_seed(3))
+    drawn = draw(logits, 1.0, noise)
+    reference = torch.multinomial(
+        logits.softmax(-1)[0], 1, generator=torch.Generator().manual_seed(3)
+    )
+    assert torch.equal(drawn, reference.T)
     shares = torch.bincount(drawn.flatten(), minlength=3) / drawn.numel()
     assert torch.allclose(shares, torch.tensor([0.7, 0.2, 0.1]), atol=0.03)
-    assert draw(logits, 0.0, torch.Generator()).unique().tolist() == [0]
+    assert draw(logits, 0.0, noise).unique().tolist() == [0]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
