@@ -147,7 +147,7 @@ def copy_bandwidth(device: str, size: int = 2**30) -> float:
     """Bytes a second that a copy of `size` bytes reads and writes, the fastest of five."""
     source = torch.zeros(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return 2 * size / min(_seconds(partial(target.copy_, source), 5, device))
+    return 2 * size / min(seconds_of(partial(target.copy_, source), 5, device))
 
 
 def is_cuda(device: str) -> bool:
@@ -169,10 +169,10 @@ def _without_graph(device: str) -> str:
 
 
 def median_seconds(run: Callable[[], object], repeat: int, device: str) -> float:
-    return statistics.median(_seconds(run, repeat, device))
+    return statistics.median(seconds_of(run, repeat, device))
 
 
-def _seconds(run: Callable[[], object], repeat: int, device: str) -> list[float]:
+def seconds_of(run: Callable[[], object], repeat: int, device: str) -> list[float]:
     """Of each of `repeat` runs, after one that is not counted."""
     seconds = []
     for _ in range(repeat + 1):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageFilter
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
@@ -22,7 +22,7 @@ from scar.compiled import Compiled, padded
 from scar.conditioning import Text
 from scar.config import Sampling, ScarConfig
 from scar.frozen import Frozen
-from scar.images import InputError, crop_back, fit_square
+from scar.images import InputError, blend, crop_back, fit_square
 from scar.model import SCAR
 from scar.sampling import Steps
 
@@ -275,17 +275,6 @@ class ScarPipeline:
     def _sampling(self, guidance, temperature, top_k, top_p) -> Sampling:
         given = {"guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p}
         return replace(self.defaults, **{k: v for k, v in given.items() if v is not None})
-
-
-def blend(
-    image: Image.Image, drawn: Image.Image, region: Image.Image, feather: float = 0.02
-) -> Image.Image:
-    """`drawn` inside the region, fading to `image` before its border; outside exactly `image`."""
-    hard = region.convert("L").resize(image.size).point(lambda v: 255 if v > 127 else 0)
-    radius = max(1.0, feather * max(image.size))
-    inner = hard.filter(ImageFilter.GaussianBlur(radius)).point(lambda v: max(0, 2 * v - 255))
-    soft = Image.composite(inner, Image.new("L", image.size), hard)
-    return Image.composite(drawn, image.convert("RGB"), soft)
 
 
 class _Clock:

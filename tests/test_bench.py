@@ -17,21 +17,24 @@ TINY = {
 }
 
 
-def test_each_pair_is_printed_with_its_ratios(capsys, monkeypatch):
+def test_prefixes_and_pairs_are_printed_with_their_ratios(capsys, monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: None)  # it takes a minute
     bench_train.train("cpu", 1, TINY)
     head, _, *rows = capsys.readouterr().out.splitlines()
     assert head == "2 examples, 1 layers of width 32, on cpu"
-    assert len(rows) == 8
-    for first, second in zip(rows[::2], rows[1::2], strict=True):
-        assert re.fullmatch(r".{28} +[\d.]+ +-?[\d.]+", first)
-        assert re.fullmatch(r".{28} +[\d.]+ +-?[\d.]+ +[\d.]+x +[+-][\d.]+%", second)
+    lengths = [int(re.search(r", (\d+) positions", row)[1]) for row in rows[:4]]
+    assert lengths == [16 + 120 + 15, 16 + 120 + 15, 4 + 120 + 15, 1 + 120 + 15]
+    assert len(rows) == 4 + 6
+    firsts = [rows[0], *rows[4::2]]
+    for row in rows:
+        ratios = "" if row in firsts else r" +[\d.]+x +[+-][\d.]+%"
+        assert re.fullmatch(r".{28} +[\d.]+ +-?[\d.]+" + ratios, row)
 
 
 def test_the_stored_mask_changes_no_loss():
     config = bench_train.configure(bench_train.PRESET, TINY)
     model = bench_train.build_model(config, for_training=True).eval()  # without dropout
-    step = partial(bench_train._whole, model, bench_train._batch(config, "cpu"))
+    step = partial(bench_train._whole, model, bench_train._batch(config, "cpu", 2))
     stored = bench_train._patched("scar.next_token.attention_over", bench_train._stored, step)
     torch.testing.assert_close(stored, step())
 
