@@ -143,8 +143,10 @@ class Task:
         return len(sizes) * matrices + slot * seen
 
 
-def copy_bandwidth(device: str, size: int = 2**30) -> float:
-    """Bytes a second that a copy of `size` bytes reads and writes, the fastest of five."""
+def copy_bandwidth(device: str) -> float:
+    """Bytes a second that a copy far larger than the caches reads and writes, the fastest of
+    five."""
+    size = 2**30 if is_cuda(device) else 2**27
     source = torch.zeros(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * size / min(seconds_of(partial(target.copy_, source), 5, device))
