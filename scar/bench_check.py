@@ -24,10 +24,10 @@ SMALL = {
         "tokenizer": {"image_size": 32, "scales": [1, 2, 4]},
     },
 }
-# The most each figure may be. bf16 has 8 bits, so a rounding is 0.2% off on average, and a
-# transformer of 24 layers adds up some two hundred of them; fp32 differs in the order of sums.
+# The most each figure may be. bf16 moves every weight and every result by up to 0.4%, which grows
+# to a few percent behind 24 layers of random weights; fp32 differs in the order of its sums only.
 TOLERANCES = {
-    "bf16 against fp32 logits, relative error": 5e-2,
+    "bf16 against fp32 logits, relative error": 1e-1,
     "cached against uncached logits, relative error": 1e-4,
     "compiled against eager, share of tokens that differ": 0.0,
     "eager twice, share of image bytes that differ": 0.0,

@@ -166,7 +166,7 @@ class KVCache:
         """Keep it for many decodes: a CUDA graph may rely on where it lies."""
         self.padded = True
         for buffer in (*self.keys, *self.values, self.visible):
-            torch._dynamo.mark_static_address(buffer)
+            torch._dynamo.mark_static_address(buffer, guard=False)
 
     def reset(self, valid: Tensor) -> None:
         """Forget a decode, for another prefix (B, P) of the same length. What a mask hides has
