@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 
@@ -44,8 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     convert.set_defaults(run=_convert)
 
     bench = commands.add_parser("bench", help="measure speed and memory, as ratios in one run")
-    bench.add_argument("what", choices=("decode", "edit", "maps", "train", "ui"))
-    bench.add_argument("--preset", default="toy-next-token", help="of decode, edit and ui")
+    bench.add_argument("what", choices=("check", "decode", "edit", "maps", "train", "ui"))
+    bench.add_argument("--preset", help="of decode (several without it), edit and ui")
     bench.add_argument("--device", default="cpu")
     bench.add_argument("--repeat", type=int, default=3)
     bench.set_defaults(run=_bench)
@@ -121,14 +122,20 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    from scar import bench, bench_train
+    from scar import bench, bench_check, bench_decode, bench_train
 
-    if arguments.what == "train":
-        bench_train.train(arguments.device, arguments.repeat)
-        return 0
-    runs = {"decode": bench.decode, "edit": bench.edit, "maps": bench.maps, "ui": bench.ui}
-    runs[arguments.what](arguments.preset, arguments.device, arguments.repeat)
-    return 0
+    device, repeat = arguments.device, arguments.repeat
+    preset = arguments.preset or "toy-next-token"
+    presets = (arguments.preset,) if arguments.preset else ()
+    runs = {
+        "check": partial(bench_check.check, device),
+        "decode": partial(bench_decode.decode, presets, device, repeat),
+        "edit": partial(bench.edit, preset, device, repeat),
+        "maps": partial(bench.maps, repeat),
+        "train": partial(bench_train.train, device, repeat),
+        "ui": partial(bench.ui, preset, device, repeat),
+    }
+    return 1 if runs[arguments.what]() is False else 0
 
 
 if __name__ == "__main__":

@@ -1,9 +1,13 @@
-"""Training steps in pairs that differ in one thing: `python -m scar bench train`.
+"""Training steps side by side: `python -m scar bench train`.
 
 An example has the lengths of one at 512 px: 1024 cells of features, 120 text slots and 1024 tokens
-out of 16384 codes. Weights, features and tokens are random, the transformer is narrow enough for a
-laptop. Both of a pair run in turns, in bf16; seconds are medians of forward and backward passes,
-memory is the most that one of them holds above weights and gradients.
+out of 16384 codes. On CUDA the transformer is LlamaGen-XL and a batch has 8 examples; elsewhere it
+is narrow and has 2. Weights, features and tokens are random. Steps run in bf16; seconds are
+medians.
+
+First the prefixes, each a whole step with AdamW, and its peak of memory with weights, gradients and
+moments. Then pairs that differ in one thing, run in turns: forward and backward passes, and what
+one of them holds at most above weights and gradients.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
+from scar.bench_decode import forget, is_cuda, seconds_of
 from scar.checkpoint import build_model, configure
 from scar.conditioning import Drop, Text
 from scar.config import ScarConfig
@@ -30,7 +35,6 @@ from scar.layers import masked, set_mask
 from scar.model import SCAR, Batch
 from scar.text import text_width
 
-EXAMPLES = 2
 PRESET = "llamagen-xl-t2i"
 NARROW = {
     "backbone": {"layers": 4, "heads": 6, "width": 384},
@@ -39,26 +43,27 @@ NARROW = {
 Step = Callable[[], Tensor]
 
 
-def train(device: str, repeat: int, changes: dict = NARROW) -> None:
-    """Print seconds and peak memory of each pair, and their ratios.
+def train(device: str, repeat: int, changes: dict | None = None) -> None:
+    """Print seconds and peak memory of each prefix and of each pair, and their ratios.
 
     Args:
         device: "cpu" or "cuda".
         repeat: steps of each, after two that are not counted.
-        changes: fields of the preset to replace.
+        changes: fields of the preset to replace; None stands for the shapes of the device.
     """
+    whole = is_cuda(device)
+    if changes is None:
+        changes = {} if whole else NARROW
     config = configure(PRESET, changes)
-    model = build_model(config, for_training=True).to(device)
-    batch = _batch(config, device)
-    scar, how = partial(_whole, model, batch), (device, repeat)
+    batch, how = _batch(config, device, examples=8 if whole else 2), (device, repeat)
     backbone = config.backbone
     print(
-        f"{EXAMPLES} examples, {backbone.layers} layers of width {backbone.width}, on {device}\n"
-        f"{'':28}seconds   peak GB    time   memory"
+        f"{len(batch.label)} examples, {backbone.layers} layers of width {backbone.width}, "
+        f"on {device}\n{'':28}seconds   peak GB    time   memory"
     )
-    whole = replace(config, compressor=replace(config.compressor, factor=1))
-    uncompressed = partial(_uncompressed, build_model(whole).to(device), batch)
-    _pair({"uncompressed, L_CE alone": uncompressed, "compressed 4x, all losses": scar}, *how)
+    _prefixes(config, batch, *how)
+    model = build_model(config, for_training=True).to(device)
+    scar = partial(_whole, model, batch)
     stored = partial(_patched, "scar.next_token.attention_over", _stored, scar)
     _pair({"stored mask": stored, "attention without a mask": scar}, *how)
     at_once = partial(token_loss, at_once=2**62)
@@ -67,6 +72,44 @@ def train(device: str, repeat: int, changes: dict = NARROW) -> None:
     compiled = build_model(config, for_training=True).to(device)
     compiled.backbone.compile()
     _pair({"eager": scar, "compiled": partial(_whole, compiled, batch)}, *how)
+
+
+def _prefixes(config: ScarConfig, batch: Batch, device: str, repeat: int) -> None:
+    """One after the other, since each has weights and moments of its own."""
+    first: tuple[float, float] | None = None
+    kinds = ("VQ prefix", 1, _vq_prefix), ("1x", 1, _whole), ("4x", 2, _whole), ("16x", 4, _whole)
+    for name, factor, loss in kinds:
+        positions = batch.source[0, ..., 0].numel() // factor**2
+        positions += batch.text.valid.shape[1] + batch.tokens.shape[1] - 1
+        name = f"{name}, {positions} positions"
+        compressor = replace(config.compressor, factor=factor)
+        try:
+            found = _updates(replace(config, compressor=compressor), loss, batch, device, repeat)
+            _print(name, found, first)
+            first = first or found
+        except torch.OutOfMemoryError:
+            print(f"{name}: skipped, since it does not fit in the memory of the device")
+        forget(device)
+
+
+def _updates(
+    config: ScarConfig, loss: Callable[..., Tensor], batch: Batch, device: str, repeat: int
+) -> tuple[float, float]:
+    """Seconds of a step with its update, and GB at its peak."""
+    model = build_model(config, for_training=True).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=is_cuda(device))
+    step = partial(loss, model, batch)
+
+    def update() -> None:
+        _run(step, device)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+
+    update()
+    seconds = statistics.median(seconds_of(update, repeat, device))
+    # Of a parameter with a gradient there are four: itself, the gradient and two moments.
+    kept = sum(p.nbytes * (1 if p.grad is None else 4) for p in model.parameters())
+    return seconds, (kept + _peak(step, device)) / 1e9
 
 
 def _pair(steps: dict[str, Step], device: str, repeat: int) -> None:
@@ -82,25 +125,28 @@ def _pair(steps: dict[str, Step], device: str, repeat: int) -> None:
     first: tuple[float, float] | None = None
     for name, step in steps.items():
         found = statistics.median(seconds[name]), _peak(step, device) / 1e9
-        ratios = ""
-        if first:
-            ratios = f"  {first[0] / found[0]:5.2f}x  {found[1] / first[1] - 1:+6.1%}"
-        print(f"{name:28}{found[0]:7.2f}   {found[1]:7.2f}{ratios}")
+        _print(name, found, first)
         first = first or found
 
 
+def _print(name: str, found: tuple[float, float], first: tuple[float, float] | None) -> None:
+    """Seconds and GB; how many times faster than the first, and how much more memory."""
+    ratios = f"  {first[0] / found[0]:5.2f}x  {found[1] / first[1] - 1:+6.1%}" if first else ""
+    print(f"{name:28}{found[0]:7.2f}   {found[1]:7.2f}{ratios}")
+
+
 def _run(step: Step, device: str) -> None:
-    with torch.autocast(device, torch.bfloat16):
+    with torch.autocast(torch.device(device).type, torch.bfloat16):
         loss = step()
     loss.backward()
-    if device == "cuda":
+    if is_cuda(device):
         torch.cuda.synchronize()
 
 
 def _peak(step: Step, device: str) -> int:
     """Bytes that one step holds at most above what was there before it."""
     gc.collect()
-    if device == "cuda":
+    if is_cuda(device):
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         _run(step, device)
@@ -121,30 +167,34 @@ def _whole(model: SCAR, batch: Batch) -> Tensor:
     return sum(model(batch))
 
 
-def _uncompressed(model: SCAR, batch: Batch) -> Tensor:
-    """A prefix slot for every cell and no further loss, as models before SCAR read an image."""
+def _vq_prefix(model: SCAR, batch: Batch) -> Tensor:
+    """The source as a prefix of its VQ tokens and L_CE alone, as models before SCAR read it; its
+    tokens are those of the target here."""
+    backbone = model.backbone
     prefix = model.conditioner(batch.source, batch.text, batch.label, batch.drop)
-    hidden = model.backbone(prefix, batch.inputs)[:, -batch.tokens.shape[1] :]
-    head = partial(model.backbone.logits, prefix=prefix)
-    return token_loss(hidden, head, batch.tokens, batch.weights, model.backbone.output.out_features)
+    codes = backbone.tok_embeddings(batch.tokens).to(prefix.slots.dtype)
+    slots = torch.cat([codes, prefix.slots[:, codes.shape[1] :]], dim=1)
+    hidden = backbone(prefix._replace(slots=slots), batch.inputs)[:, -batch.tokens.shape[1] :]
+    head = partial(backbone.logits, prefix=prefix)
+    return token_loss(hidden, head, batch.tokens, batch.weights, backbone.codes)
 
 
-def _batch(config: ScarConfig, device: str) -> Batch:
+def _batch(config: ScarConfig, device: str, examples: int) -> Batch:
     """Random, with all text slots in use."""
     grid, channels = feature_shape(config.encoder)
     slots, width = config.condition.text_slots, text_width(config.condition.text_encoder)
     count, codes = sum(config.tokenizer.set_sizes), config.tokenizer.codebook_size
-    shape, none = (EXAMPLES, grid, grid, channels), torch.zeros(EXAMPLES, dtype=torch.bool)
-    tokens = torch.randint(codes, (EXAMPLES, count), device=device)
-    valid = torch.ones(EXAMPLES, slots, dtype=torch.bool, device=device)
+    shape, none = (examples, grid, grid, channels), torch.zeros(examples, dtype=torch.bool)
+    tokens = torch.randint(codes, (examples, count), device=device)
+    valid = torch.ones(examples, slots, dtype=torch.bool, device=device)
     return Batch(
         torch.randn(shape, device=device),
         torch.randn(shape, device=device),
-        Text(torch.randn(EXAMPLES, slots, width, device=device), valid),
-        torch.full((EXAMPLES,), -1, device=device),
+        Text(torch.randn(examples, slots, width, device=device), valid),
+        torch.full((examples,), -1, device=device),
         tokens,
         tokens[:, :-1],
-        torch.ones(EXAMPLES, count, device=device),
+        torch.ones(examples, count, device=device),
         Drop(none.to(device), none.to(device)),
     )
 

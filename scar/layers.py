@@ -19,6 +19,9 @@ from torch.nn.attention.bias import causal_lower_right
 
 # How queries (B, H, n, d), keys and values (B, H, m, d) and a scale become (B, H, n, d).
 Attention = Callable[[Tensor, Tensor, Tensor, float | None], Tensor]
+# A place in the sequence. As a number it cuts what is stored to what is written; as a scalar tensor
+# every place has the same shapes, so that one compiled step serves them all.
+Place = int | Tensor
 
 
 def attention_over(
@@ -68,8 +71,10 @@ def set_of(
     prefix: int, set_sizes: tuple[int, ...], device: torch.device, causal_prefix: bool = False
 ) -> Tensor:
     """(P + N - 1,): the set of each position; the prefix is set 0, and so is what it predicts."""
-    sizes = torch.tensor(_sizes(prefix, set_sizes, causal_prefix), device=device)
-    return torch.repeat_interleave(torch.arange(len(sizes), device=device), sizes)
+    sizes = _sizes(prefix, set_sizes, causal_prefix)
+    repeats = torch.tensor(sizes, device=device)
+    sets = torch.arange(len(sizes), device=device)
+    return torch.repeat_interleave(sets, repeats, output_size=sum(sizes))
 
 
 def runs(sizes: tuple[int, ...]) -> list[tuple[int, int, bool]]:
@@ -151,28 +156,46 @@ class KVCache:
         self.keys = [torch.zeros(shape, dtype=dtype, device=valid.device) for _ in range(layers)]
         self.values = [torch.zeros(shape, dtype=dtype, device=valid.device) for _ in range(layers)]
         self.prefix = prefix
-        # Only padding needs a mask: what is not decoded yet is not handed out.
         self.padded = not bool(valid.all())
         self.visible = F.pad(valid, (0, length - prefix), value=True)[
             :, None, None, :
         ]  # (B, 1, 1, S)
+        self.slots = torch.arange(length, device=valid.device)
 
-    def write(self, layer: int, start: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store (B, H, n, d) at `start`; returns everything up to there."""
-        end = start + k.shape[2]
-        self.keys[layer][:, :, start:end] = k
-        self.values[layer][:, :, start:end] = v
-        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+    def pin(self) -> None:
+        """Keep it for many decodes: a CUDA graph may rely on where it lies."""
+        self.padded = True
+        for buffer in (*self.keys, *self.values, self.visible):
+            torch._dynamo.mark_static_address(buffer, guard=False)
 
-    def attention(self, end: int) -> Attention:
+    def reset(self, valid: Tensor) -> None:
+        """Forget a decode, for another prefix (B, P) of the same length. What a mask hides has
+        weight 0 and counts all the same where it is NaN."""
+        for buffer in (*self.keys, *self.values):
+            buffer.zero_()
+        self.visible[:, 0, 0, : valid.shape[1]] = valid
+
+    def write(self, layer: int, start: Place, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store (B, H, n, d) at `start`; returns what `attention` is over."""
+        keys, values = self.keys[layer], self.values[layer]
+        here = places(start, k.shape[2])
+        keys[:, :, here], values[:, :, here] = k, v
+        if isinstance(start, Tensor):
+            return keys, values
+        return keys[:, :, : here.stop], values[:, :, : here.stop]
+
+    def attention(self, end: Place) -> Attention:
         """Over everything up to `end` but padding."""
+        if isinstance(end, Tensor):
+            return masked(self.visible & (self.slots < end))
+        # Only padding needs a mask: what is not decoded yet is not handed out.
         return masked(self.visible[..., :end] if self.padded else None)
 
 
 class Span:
     """The positions a call covers, and how they attend: in one pass, or into a cache."""
 
-    def __init__(self, start: int, attention: Attention, cache: KVCache | None = None):
+    def __init__(self, start: Place, attention: Attention, cache: KVCache | None = None):
         self.start, self.attention, self.cache = start, attention, cache
 
     def attend(
@@ -182,6 +205,13 @@ class Span:
         if self.cache is not None:
             k, v = self.cache.write(layer, self.start, k, v)
         return self.attention(q, k, v, scale).transpose(1, 2).flatten(2)
+
+
+def places(start: Place, count: int) -> slice | Tensor:
+    """The index of `count` neighbours from `start` on."""
+    if isinstance(start, Tensor):
+        return start + torch.arange(count, device=start.device)
+    return slice(start, start + count)
 
 
 class RMSNorm(nn.Module):

@@ -24,7 +24,7 @@ from scar.conditioning import Conditioner, Drop, Text
 from scar.config import Sampling, ScarConfig
 from scar.cross_entropy import token_loss
 from scar.encoder import feature_shape
-from scar.sampling import decode
+from scar.sampling import Steps, decode
 from scar.text import text_width
 
 
@@ -105,12 +105,14 @@ class SCAR(nn.Module):
         sampling: Sampling,
         generator: torch.Generator,
         forced: tuple[Tensor, Tensor] | None = None,
+        every: int = 1,
+        steps: Steps | None = None,
     ) -> Iterator[Tensor]:
-        """Decode an image for each condition, yielding the tokens so far (B, n) after every set.
+        """Decode an image for each condition, yielding the tokens so far (B, n).
 
         Args:
             features: (B, h, w, C) of the source or control image.
-            forced: (tokens (B, N), where (B, N) bool): tokens that are given rather than drawn.
+            forced, every, steps: see `scar.sampling.decode`.
         """
         source = self.compressor(features)
         none = torch.zeros(len(features), dtype=torch.bool, device=features.device)
@@ -119,4 +121,4 @@ class SCAR(nn.Module):
             joint = none if sampling.null == "text" else ~none
             null = self.conditioner(source, text, label, Drop(image=joint, text=~none))
             prefix = prefix.joined(null)
-        return decode(self.backbone, prefix, tokenizer, sampling, generator, forced)
+        return decode(self.backbone, prefix, tokenizer, sampling, generator, forced, every, steps)

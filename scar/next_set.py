@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from scar.conditioning import Prefix
 from scar.config import MultiScaleVQConfig, NextSetConfig
-from scar.layers import KVCache, Span, attention_over
+from scar.layers import KVCache, Place, Span, attention_over, places, set_of
 
 
 class NextSetTransformer(nn.Module):
@@ -32,12 +32,14 @@ class NextSetTransformer(nn.Module):
     def __init__(self, config: NextSetConfig, tokenizer: MultiScaleVQConfig, prefix_grid: int):
         super().__init__()
         self.config, width = config, config.width
-        self.set_sizes = tokenizer.set_sizes
+        self.set_sizes, self.codes = tokenizer.set_sizes, tokenizer.codebook_size
         self.head_dim = width // config.heads
         tokens, visual = sum(self.set_sizes), prefix_grid**2
         self.pos_start = nn.Parameter(torch.empty(1, 1, width))
         self.pos_1LC = nn.Parameter(torch.empty(1, tokens, width))
         self.lvl_embed = nn.Embedding(len(self.set_sizes), width)
+        levels = set_of(1, self.set_sizes, None)  # (N,)
+        self.register_buffer("levels", levels, persistent=False)
         self.word_embed = nn.Linear(tokenizer.code_dim, width)
         self.visual_position = nn.Parameter(torch.empty(visual, width))
         self.prefix_level = nn.Parameter(torch.empty(2, width))  # of visual cells, of text
@@ -58,12 +60,12 @@ class NextSetTransformer(nn.Module):
         span = Span(0, cache.attention(cache.prefix), cache)
         return self._run(self._prefix(prefix), span, prefix)[:, -1:]
 
-    def step(self, inputs: Tensor, index: int, prefix: Prefix, cache: KVCache) -> Tensor:
-        """Canvas (B, n, d) at the size of set `index` -> hidden states (B, n, D) that predict
-        it."""
-        start = cache.prefix + sum(self.set_sizes[1:index])
-        span = Span(start, cache.attention(start + self.set_sizes[index]), cache)
-        return self._run(self._tokens(inputs, index), span, prefix)
+    def step(self, inputs: Tensor, known: Place, prefix: Prefix, cache: KVCache) -> Tensor:
+        """The canvas of `known` tokens at the size of the next set (B, n, d) -> hidden states
+        (B, n, D) that predict it."""
+        start = cache.prefix + known - 1
+        span = Span(start, cache.attention(start + inputs.shape[1]), cache)
+        return self._run(self._tokens(inputs, known), span, prefix)
 
     def logits(self, hidden: Tensor, prefix: Prefix) -> Tensor:
         """The head's AdaLN is already part of the hidden states (they are what L_align sees
@@ -93,13 +95,11 @@ class NextSetTransformer(nn.Module):
         parts = [visual + self.visual_position + levels[0], text + levels[1], start]
         return torch.cat([part.to(prefix.slots.dtype) for part in parts], dim=1)
 
-    def _tokens(self, inputs: Tensor, first: int) -> Tensor:
-        """Inputs (B, n, d) of set `first` and those that follow -> (B, n, D)."""
-        begin = sum(self.set_sizes[:first])
-        sizes = torch.tensor(self.set_sizes, device=inputs.device)
-        levels = torch.repeat_interleave(torch.arange(len(sizes), device=inputs.device), sizes)
-        here = slice(begin, begin + inputs.shape[1])
-        return self.word_embed(inputs) + self.pos_1LC[:, here] + self.lvl_embed(levels[here])
+    def _tokens(self, inputs: Tensor, known: Place) -> Tensor:
+        """Inputs (B, n, d) of what follows `known` tokens -> (B, n, D)."""
+        here = places(known, inputs.shape[1])
+        inputs = inputs.to(self.word_embed.weight.dtype)
+        return self.word_embed(inputs) + self.pos_1LC[:, here] + self.lvl_embed(self.levels[here])
 
     def _run(self, x: Tensor, span: Span, prefix: Prefix) -> Tensor:
         condition = F.silu(prefix.pooled)  # (B, D)

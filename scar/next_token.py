@@ -11,11 +11,13 @@ from scar.conditioning import Prefix
 from scar.config import NextTokenConfig, VQConfig
 from scar.layers import (
     KVCache,
+    Place,
     RMSNorm,
     Span,
     attention_over,
     grid_cells,
     masked,
+    places,
     rotary_table,
     rotate,
     set_mask,
@@ -39,7 +41,7 @@ class NextTokenTransformer(nn.Module):
                 f"prefix_attention must be full or causal, not {config.prefix_attention!r}"
             )
         self.config = config
-        self.set_sizes = tokenizer.set_sizes
+        self.set_sizes, self.codes = tokenizer.set_sizes, tokenizer.codebook_size
         self.head_dim = config.width // config.heads
         self.tok_embeddings = nn.Embedding(tokenizer.codebook_size, config.width)
         self.layers = nn.ModuleList(TransformerBlock(config, i) for i in range(config.layers))
@@ -67,9 +69,9 @@ class NextTokenTransformer(nn.Module):
             attention = masked(set_mask(prefix.valid, self.set_sizes[:1], causal_prefix=True))
         return self._run(prefix.slots, Span(0, attention, cache), prefix)[:, -1:]
 
-    def step(self, inputs: Tensor, index: int, prefix: Prefix, cache: KVCache) -> Tensor:
-        """Token (B, 1) -> hidden state (B, 1, D) that predicts set `index`."""
-        start = cache.prefix + index - 1
+    def step(self, inputs: Tensor, known: Place, prefix: Prefix, cache: KVCache) -> Tensor:
+        """The last of `known` tokens (B, 1) -> hidden state (B, 1, D) that predicts the next."""
+        start = cache.prefix + known - 1
         x = self.tok_embeddings(inputs).to(prefix.slots.dtype)
         return self._run(x, Span(start, cache.attention(start + 1), cache), prefix)
 
@@ -88,7 +90,7 @@ class NextTokenTransformer(nn.Module):
         return self.config.prefix_attention == "causal"
 
     def _run(self, x: Tensor, span: Span, prefix: Prefix) -> Tensor:
-        table = self._table(prefix.slots.shape[1])[span.start : span.start + x.shape[1]]
+        table = self._table(prefix.slots.shape[1])[places(span.start, x.shape[1])]
         for layer in self.layers:
             x = layer(x, table, span)
         return self.norm(x)

@@ -8,20 +8,23 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageFilter
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from scar.checkpoint import WeightsError, load_config, load_model, load_tokenizer
+from scar.compiled import Compiled, padded
 from scar.conditioning import Text
 from scar.config import Sampling, ScarConfig
 from scar.frozen import Frozen
-from scar.images import InputError, crop_back, fit_square
+from scar.images import InputError, blend, crop_back, fit_square
 from scar.model import SCAR
+from scar.sampling import Steps
 
 EMBEDDED = Path(__file__).parent.parent / "assets" / "embedded"
 REMEMBERED = 16  # sources and sentences whose features are kept
@@ -58,10 +61,17 @@ class ScarPipeline:
     """
 
     def __init__(
-        self, config: ScarConfig, model: SCAR, frozen: Frozen, device: torch.device | str = "cpu"
+        self,
+        config: ScarConfig,
+        model: SCAR,
+        frozen: Frozen,
+        device: torch.device | str = "cpu",
+        compile: bool = False,
     ):
         self.device = torch.device(device)
         self.config = config
+        self.steps = Compiled() if compile else Steps()
+        self._shortest = config.condition.text_slots if compile else 0  # slots of a sentence
         self.model = model.to(self.device).eval()
         self.frozen = frozen.to(self.device)
         self.paradigm = model.backbone.paradigm
@@ -74,7 +84,12 @@ class ScarPipeline:
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path = "embedded", *, paradigm: str = "next-token", device: str = "auto"
+        cls,
+        source: str | Path = "embedded",
+        *,
+        paradigm: str = "next-token",
+        device: str = "auto",
+        compile: bool = False,
     ) -> ScarPipeline:
         """Load a checkpoint.
 
@@ -83,6 +98,9 @@ class ScarPipeline:
                 owner/name@commit for the one state of it that was looked at.
             paradigm: "next-token" or "next-set", for sources that hold both as sub-folders.
             device: "auto", "cpu", "cuda", ...
+            compile: decode with compiled steps, on CUDA as graphs. The first call, and the first
+                with other sampling settings, takes minutes for a large model; on CUDA all calls
+                must come from one thread. See `scar.compiled`.
 
         Raises:
             WeightsError: there is no such checkpoint, or it is damaged; the message says which.
@@ -101,7 +119,7 @@ class ScarPipeline:
             ) from error
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(config, load_model(config, folder), frozen, device)
+        return cls(config, load_model(config, folder), frozen, device, compile)
 
     def edit(self, image: Image.Image, instruction: str, **options) -> Output:
         """The last output of `stream_edit`."""
@@ -200,12 +218,13 @@ class ScarPipeline:
             sampling,
             generator,
             forced=None if free is None else (seen.tokens, ~free),
+            every=every,
+            steps=self.steps,
         )
-        total = len(self.config.tokenizer.set_sizes)
-        for step, tokens in enumerate(sets, 1):
+        ends = list(accumulate(self.config.tokenizer.set_sizes))
+        for tokens in sets:
+            step, total = ends.index(tokens.shape[1]) + 1, len(ends)
             clock.mark("prefill" if step == 1 else "decode")
-            if step % every and step != total and step != 1:
-                continue
             drawn = self._draw(tokens, seen, image, region, last=step == total)
             clock.mark("pixels")
             timings = dict(clock.stages) if step == total else {}
@@ -224,7 +243,7 @@ class ScarPipeline:
 
     def _read(self, text: str) -> Text:
         if text not in self._texts:
-            self._texts[text] = self.frozen.encode_text([text])
+            self._texts[text] = padded(self.frozen.encode_text([text]), self._shortest)
         return _kept(self._texts, text)
 
     def _cells(self, region: Image.Image) -> Tensor:
@@ -256,17 +275,6 @@ class ScarPipeline:
     def _sampling(self, guidance, temperature, top_k, top_p) -> Sampling:
         given = {"guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p}
         return replace(self.defaults, **{k: v for k, v in given.items() if v is not None})
-
-
-def blend(
-    image: Image.Image, drawn: Image.Image, region: Image.Image, feather: float = 0.02
-) -> Image.Image:
-    """`drawn` inside the region, fading to `image` before its border; outside exactly `image`."""
-    hard = region.convert("L").resize(image.size).point(lambda v: 255 if v > 127 else 0)
-    radius = max(1.0, feather * max(image.size))
-    inner = hard.filter(ImageFilter.GaussianBlur(radius)).point(lambda v: max(0, 2 * v - 255))
-    soft = Image.composite(inner, Image.new("L", image.size), hard)
-    return Image.composite(drawn, image.convert("RGB"), soft)
 
 
 class _Clock:

@@ -5,6 +5,7 @@ Both tokenizers share one surface, so that one decode loop and one training step
 
     encode(images) -> tokens          inputs(tokens) -> what the backbone reads in training
     decode(tokens) -> images          next_input(tokens) -> what it reads after the sets so far
+    recent(tokens) -> the tokens of those that next_input reads
     preview(tokens, backdrop) -> the picture as far as it is known
 """
 
@@ -68,6 +69,9 @@ class VQTokenizer(nn.Module):
     def next_input(self, tokens: Tensor) -> Tensor:
         return tokens[:, -1:]
 
+    def recent(self, tokens: Tensor) -> Tensor:
+        return tokens[:, -1:]
+
     def reconstruct(self, images: Tensor, continuous: Tensor) -> Reconstruction:
         """Encode and decode with the straight-through estimator.
 
@@ -124,6 +128,9 @@ class MultiScaleVQTokenizer(nn.Module):
         """(B, N) -> (B, N - 1, d): for every scale but the first, the canvas so far at its size."""
         ends = torch.tensor(self.set_sizes).cumsum(0).tolist()[:-1]
         return torch.cat([self.next_input(tokens[:, :end]) for end in ends], dim=1)
+
+    def recent(self, tokens: Tensor) -> Tensor:
+        return tokens
 
     def next_input(self, tokens: Tensor) -> Tensor:
         """(B, n) -> (B, side^2, d) for the scale that follows."""

@@ -133,11 +133,10 @@ def test_cached_decoding_equals_the_full_forward(preset):
     prefix, backbone = prefix_of(model, batch), model.backbone
     cache = backbone.cache(prefix)
     steps, known = [backbone.logits(backbone.prefill(prefix, cache), prefix)], 0
-    for index, size in enumerate(backbone.set_sizes[:-1]):
+    for size in backbone.set_sizes[:-1]:
         known += size
-        hidden = backbone.step(
-            tokenizer.next_input(batch.tokens[:, :known]), index + 1, prefix, cache
-        )
+        inputs = tokenizer.next_input(batch.tokens[:, :known])
+        hidden = backbone.step(inputs, known, prefix, cache)
         steps.append(backbone.logits(hidden, prefix))
     assert torch.allclose(torch.cat(steps, 1), logits_of(model, batch), atol=1e-4)
 

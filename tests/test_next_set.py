@@ -84,7 +84,7 @@ def test_cached_decoding_over_ten_scales_equals_the_full_masked_forward(parts, t
         known += size
         inputs = tokenizer.next_input(tokens[:, :known])
         assert inputs.shape == (2, SETS[index + 1], 8)
-        steps.append(backbone.step(inputs, index + 1, prefix, cache))
+        steps.append(backbone.step(inputs, known, prefix, cache))
     full = hidden_of(model, tokenizer, tokens, prefix)[:, -sum(SETS) :]
     assert full.std() > 0.1
     assert torch.allclose(torch.cat(steps, dim=1), full, atol=1e-4)

@@ -136,6 +136,18 @@ def test_values_that_are_not_finite_stop_the_run_and_not_the_pipeline(folder):
     assert pipe.edit(picture(), "add a cat", seed=0).image.tobytes() == good.image.tobytes()
 
 
+@pytest.mark.parametrize("paradigm", PARADIGMS)
+def test_steps_to_be_compiled_draw_the_same_whatever_the_length_of_the_text(
+    folder, pipes, paradigm, monkeypatch
+):
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)  # see test_compiled.py
+    pipe = ScarPipeline.from_pretrained(folder, paradigm=paradigm, device="cpu", compile=True)
+    for text in ("add a cat", "add a black cat on the left of the tree"):
+        compiled, eager = (p.edit(picture(), text, seed=0) for p in (pipe, pipes[paradigm]))
+        assert compiled.image.tobytes() == eager.image.tobytes()
+    assert len(pipe.steps._caches) == 1
+
+
 def test_missing_models_are_named(tmp_path):
     with pytest.raises(WeightsError, match="no config.json"):
         ScarPipeline.from_pretrained(tmp_path)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from scar.config import Sampling
-from scar.sampling import SamplingError, draw, guidance_at, guide, keep_likely
+from scar.sampling import Drawing, choose, draw, guidance_at, guide, keep_likely
 
 
 def test_guidance_moves_from_unconditional_through_conditional():
@@ -43,18 +43,44 @@ def test_top_p_keeps_the_smallest_sufficient_set():
 
 def test_draws_follow_the_probabilities_and_the_seed():
     logits = torch.tensor([0.7, 0.2, 0.1]).log().expand(1, 4000, 3)
-    drawn = draw(logits, 1.0, torch.Generator().manual_seed(3))
-    assert torch.equal(drawn, draw(logits, 1.0, torch.Generator().manual_seed(3)))
+    noise = torch.empty(logits.shape).exponential_(generator=torch.Generator().manual_seed(3))
+    drawn = draw(logits, 1.0, noise)
+    reference = torch.multinomial(
+        logits.softmax(-1)[0], 1, generator=torch.Generator().manual_seed(3)
+    )
+    assert torch.equal(drawn, reference.T)
     shares = torch.bincount(drawn.flatten(), minlength=3) / drawn.numel()
     assert torch.allclose(shares, torch.tensor([0.7, 0.2, 0.1]), atol=0.03)
-    assert draw(logits, 0.0, torch.Generator()).unique().tolist() == [0]
+    assert draw(logits, 0.0, noise).unique().tolist() == [0]
+
+
+class Identity:
+    """A backbone whose hidden states are logits."""
+
+    @staticmethod
+    def logits(hidden, prefix):
+        return hidden
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_values_that_are_not_finite_are_refused(value):
-    logits = torch.full((1, 1, 4), value)
-    with pytest.raises(SamplingError, match="not finite"):
-        draw(logits, 1.0, torch.Generator())
+def test_values_that_are_not_finite_are_noticed(value):
+    ones = torch.ones(1, 2, 4)
+    fixed = torch.zeros(1, 2, dtype=torch.bool)
+    drawing = Drawing(ones, torch.tensor(1.0), fixed.long(), fixed)
+    assert choose(Identity, ones, None, Sampling(1.0), drawing).finite
+    spoilt = torch.cat([ones[:, :1], torch.full((1, 1, 4), value)], dim=1)
+    assert not choose(Identity, spoilt, None, Sampling(1.0), drawing).finite
+
+
+def test_given_tokens_stand():
+    drawing = Drawing(
+        torch.ones(1, 2, 4),
+        torch.tensor(1.0),
+        torch.tensor([[3, 3]]),
+        torch.tensor([[True, False]]),
+    )
+    logits = torch.tensor([0.0, 9.0, 0.0, 0.0]).expand(1, 2, 4)
+    assert choose(Identity, logits, None, Sampling(1.0), drawing).tokens.tolist() == [[3, 1]]
 
 
 @pytest.mark.parametrize(
