@@ -81,7 +81,8 @@ def evaluate_edits(pipe: ScarPipeline, arguments: argparse.Namespace) -> dict:
     features = Features(pipe.device)
     finder = SpriteFinder(features, sheet()[: arguments.objects].float().to(pipe.device) / 255)
     tokenizer = pipe.frozen.tokenizer
-    seen = torch.cat([tokenizer.decode(tokenizer.encode(x)) for x in scenes.target.split(50)])
+    tokens = torch.cat([tokenizer.encode(x) for x in scenes.target.split(50)])
+    seen = torch.cat([tokenizer.decode(x) for x in tokens.split(50)])
     seen_source = torch.cat(
         [tokenizer.decode(tokenizer.encode(x)) for x in scenes.source.split(50)]
     )
@@ -101,6 +102,7 @@ def evaluate_edits(pipe: ScarPipeline, arguments: argparse.Namespace) -> dict:
     figures = {
         "examples": len(instructions),
         "tokenizer PSNR": psnr(seen, scenes.target).mean(),
+        "codes in use": len(tokens.unique()) / tokenizer.config.codebook_size,
         "original object recall": recall(finder, scenes, scenes.target),
         "tokenizer object recall, of the original's": share(
             recall(finder, scenes, seen), recall(finder, scenes, scenes.target)
@@ -130,7 +132,7 @@ def evaluate_edits(pipe: ScarPipeline, arguments: argparse.Namespace) -> dict:
             new_recall(finder, scenes, output), new_recall(finder, scenes, seen)
         ),
     }
-    percent = ("recall", "success")
+    percent = ("recall", "success", "in use")
     return {
         name: round(float(value) * (100 if any(word in name for word in percent) else 1), 2)
         for name, value in figures.items()
