@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from test_data import CPU, write_imagenet, write_jsonl
-from test_recipes import RECIPES, tiny
+from test_recipes import RECIPES, tiny, tiny_toy
 
 from train.__main__ import train
 from train.compare import compare
@@ -42,6 +45,31 @@ def test_extracted_examples_train_as_images_do(name, root, tmp_path):
     seen = losses(replace(recipe, extracted=str(folder), out=str(tmp_path / "read")))
     for a, b in zip(losses(recipe), seen, strict=True):
         assert a == pytest.approx(b, rel=1e-5)
+
+
+def test_control_maps_are_drawn_alike_in_every_precision(root, tmp_path):
+    """Only the networks of the recipe compute in bf16: resizing has none on a CPU."""
+    recipe = replace(tiny_toy(RECIPES / "toy_multi.yaml", root), tasks={"t2i": 1.0})
+    for precision in ("fp32", "bf16"):
+        folder = tmp_path / precision
+        extract(replace(recipe, precision=precision), folder, examples=8, shard=8, dtype="fp32")
+    full, half = (load_file(shard_path(tmp_path / p, 0))["source"] for p in ("fp32", "bf16"))
+    assert (full - half).abs().max() < 0.05 * full.abs().max()
+
+
+def test_grids_are_drawn_in_bf16(root, tmp_path):
+    """In a process of its own: accelerate keeps one precision a process."""
+    recipe = tiny_toy(RECIPES / "toy_multi.yaml", root)
+    words = [
+        f"model={json.dumps(recipe.model)}",
+        f"tokenizer={recipe.tokenizer}",
+        f"out={tmp_path}",
+    ]
+    words += ["size=64", "steps=1", "batch_size=2", "grid_every=1", "tasks={t2i: 1.0}"]
+    command = [sys.executable, "-m", "train", str(RECIPES / "toy_multi.yaml"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "grid-00000001.png").is_file()
 
 
 def test_the_throughput_of_both_is_printed_side_by_side(root, tmp_path, capsys):

@@ -107,8 +107,8 @@ def train(recipe: Recipe) -> Path | None:
                     }
                     report.log(step, losses, facts, bar)
             if report and drawn and step % recipe.grid_every == 0:
-                with average.applied(trainable), accelerator.autocast():
-                    report.validate(step, objective, drawn)
+                with average.applied(trainable):
+                    report.validate(step, objective, drawn, accelerator.autocast)
             if finite and (step % recipe.save_every == 0 or step == recipe.steps):
                 save(recipe, accelerator, step, state)
 

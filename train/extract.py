@@ -106,8 +106,10 @@ def extract(
     for number in tqdm(todo, desc="shards", disable=not state.is_main_process):
         indices = layout.indices(number)
         pieces = [indices[first : first + size] for first in range(0, len(indices), size)]
-        with torch.autocast(state.device.type, torch.bfloat16, recipe.precision == "bf16"):
-            batches = [see(frozen, source.batch(piece), recipe.foreground) for piece in pieces]
+        batches = []
+        for raw in map(source.batch, pieces):  # outside of autocast, as in the loop
+            with torch.autocast(state.device.type, torch.bfloat16, recipe.precision == "bf16"):
+                batches.append(see(frozen, raw, recipe.foreground))
         write_shard(shard_path(folder, number), batches, DTYPES[dtype])
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -55,22 +56,27 @@ class Report:
         bar.set_postfix({k: f"{v:.4g}" for k, v in row.items() if k not in ("rate", "skipped")})
 
     @torch.no_grad()
-    def validate(self, step: int, objective, source) -> None:
-        """Losses on fixed validation examples, and a grid of the first few."""
+    def validate(self, step: int, objective, source, autocast: Callable) -> None:
+        """Losses on fixed validation examples, and a grid of the first few.
+
+        autocast: gives a context for what the objective computes; examples are drawn outside.
+        """
         objective.eval()
         sums: dict[str, float] = {}
         size = min(32, VALIDATION_EXAMPLES)
         batches = VALIDATION_EXAMPLES // size
         torch.manual_seed(0)
         for b in range(batches):
-            for name, value in objective(
-                source.batch(range(b * size, (b + 1) * size)), step
-            ).items():
+            raw = source.batch(range(b * size, (b + 1) * size))
+            with autocast():
+                losses = objective(raw, step)
+            for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + float(value) / batches
         self._write(step, "validation", sums)
-        picture = (
-            objective.picture(source.batch(range(PICTURE_EXAMPLES))).float().clamp(-1, 1) / 2 + 0.5
-        )
+        raw = source.batch(range(PICTURE_EXAMPLES))
+        with autocast():
+            picture = objective.picture(raw)
+        picture = picture.float().clamp(-1, 1) / 2 + 0.5
         save_image(picture, self.out / f"grid-{step:08d}.png")
         self.board.add_image("validation", picture, step)
         if self.wandb:
