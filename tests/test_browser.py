@@ -417,7 +417,7 @@ def test_the_embedded_model_edits_an_example_scene(browser, tmp_path_factory):
         page.evaluate(WATCH)
         page.click("#edit-run")
         page.wait_for_selector("#edit-stage .stage.done", timeout=60_000)
-        assert page.evaluate("window.seen.size") >= 2  # a partial image, then the last
+        assert page.evaluate("window.seen.size") >= 4
         before, after = (page.get_attribute(f"#edit-stage img.{s}", "src") for s in SIDES)
         assert before != after
         keep(page, "embedded")
