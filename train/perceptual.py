@@ -22,8 +22,8 @@ class Judge(nn.Module):
     def __init__(self, size: int, perceptual: float, close_up: float, adversarial: float):
         super().__init__()
         self.perceptual, self.close_up, self.adversarial = perceptual, close_up, adversarial
-        self.features = Features(size)
-        self.critic = Critic(Features.channels) if adversarial else nn.Module()
+        self.features = FeatureLevels(size)
+        self.critic = Critic(FeatureLevels.channels) if adversarial else nn.Module()
 
     def forward(self, seen: Tensor, wanted: Tensor, boxes: list[Box]) -> dict[str, Tensor]:
         """Decoded and true images (B, 3, S, S) in [-1, 1], and a box of each, by name of loss."""
@@ -40,7 +40,7 @@ class Judge(nn.Module):
         return losses
 
 
-class Features(nn.Module):
+class FeatureLevels(nn.Module):
     """Channel-normalised EfficientNet-Lite0 features of an image, levels 1/2 to 1/16."""
 
     channels = (16, 24, 40, 80, 112)
@@ -54,7 +54,7 @@ class Features(nn.Module):
         self.stages = nn.ModuleList(net.blocks[: len(self.channels)])
         self.requires_grad_(False).eval()
 
-    def train(self, mode: bool = True) -> Features:
+    def train(self, mode: bool = True) -> FeatureLevels:
         return super().train(False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
