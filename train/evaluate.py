@@ -99,14 +99,13 @@ def evaluate_edits(pipe: ScarPipeline, arguments: argparse.Namespace) -> dict:
     background = ~scenes.mask
     keeps = background.float().mean((1, 2)) > 0.1  # a changed place leaves no background
     kept = psnr(output, scenes.source, background)[keeps].mean()
+    original = recall(finder, scenes, scenes.target)
     figures = {
         "examples": len(instructions),
         "tokenizer PSNR": psnr(seen, scenes.target).mean(),
         "codes in use": len(tokens.unique()) / tokenizer.config.codebook_size,
-        "original object recall": recall(finder, scenes, scenes.target),
-        "tokenizer object recall, of the original's": share(
-            recall(finder, scenes, seen), recall(finder, scenes, scenes.target)
-        ),
+        "original object recall": original,
+        "tokenizer object recall, of the original's": share(recall(finder, scenes, seen), original),
         "edit success": success.mean(),
         **{
             f"success: {name}": success[pick(families, name)].mean()
