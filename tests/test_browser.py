@@ -80,15 +80,15 @@ def browser():
 
 
 @pytest.fixture
-def open_page(browser, address):
-    """Opens the studio; afterwards nothing may have failed in the console or left the machine."""
+def blank_page(browser, address):
+    """Makes pages; afterwards nothing may have failed in their consoles or left the machine."""
     contexts, problems, foreign = [], [], []
 
     def note_request(request):
         if not request.url.startswith((address, "data:", "blob:")):
             foreign.append(request.url)
 
-    def open(**options):
+    def blank(**options):
         options.setdefault("viewport", {"width": 1280, "height": 900})
         contexts.append(browser.new_context(**options))
         page = contexts[-1].new_page()
@@ -96,14 +96,25 @@ def open_page(browser, address):
         page.on("console", lambda m: m.type == "error" and problems.append(m.text))
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("request", note_request)
+        return page
+
+    yield blank
+    for context in contexts:
+        context.close()
+    assert problems == [] and foreign == []
+
+
+@pytest.fixture
+def open_page(blank_page, address):
+    """Opens the studio, each time in a page of its own: Gradio calls leaving one an error."""
+
+    def open(**options):
+        page = blank_page(**options)
         page.goto(address)
         page.wait_for_selector("#edit-run")
         return page
 
-    yield open
-    for context in contexts:
-        context.close()
-    assert problems == [] and foreign == []
+    return open
 
 
 @pytest.fixture
@@ -215,10 +226,10 @@ def test_stop_ends_the_run_and_the_next_one_works(page, pipe, endless):
 
 
 def test_the_measure_sees_the_first_partial_picture_and_the_stop(
-    page, address, library, pipe, endless
+    blank_page, address, library, pipe, endless
 ):
     abandoned, first = pipe.abandoned, pipe.step_seconds * (pipe.total_tokens // PREVIEWS)
-    answer = measure(page, address, library, scene=0)
+    answer = measure(blank_page(), address, library, scene=0)
     endless()
     assert first <= answer.partial < first + PATIENCE / 1000
     assert 0 < answer.freed < first + PATIENCE / 1000 and answer.again > 0
@@ -269,7 +280,7 @@ def test_history_brings_a_run_back(page):
     assert "make it night" in page.get_attribute("#edit-stage img.after", "alt")
 
 
-def test_a_result_dropped_back_restores_its_settings(page, tmp_path):
+def test_a_result_dropped_back_restores_its_settings(page, open_page, tmp_path):
     open_advanced(page)
     pick_and_run(page, "remove the ball")
     page.wait_for_selector("#edit-download:not([disabled])")
@@ -278,8 +289,7 @@ def test_a_result_dropped_back_restores_its_settings(page, tmp_path):
     path = tmp_path / "result.png"
     download.value.save_as(path)
     seed = page.input_value("#edit-seed input")
-    page.reload()
-    page.wait_for_selector("#edit-run")
+    page = open_page()
     open_advanced(page)
     page.set_input_files("#edit-source input[type=file]", path)
     page.get_by_text("settings inside this picture").wait_for()
