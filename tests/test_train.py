@@ -124,7 +124,7 @@ def test_recipes_that_cannot_follow_one_another_are_refused(words, message, caps
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit", "muon"])
 def test_a_resumed_run_repeats_an_unbroken_one_to_the_last_bit(
     tokenizer_folder, tmp_path, optimizer
 ):
@@ -140,6 +140,8 @@ def test_a_resumed_run_repeats_an_unbroken_one_to_the_last_bit(
     last = "checkpoints/step-00000004"
     names = [path.name for path in (tmp_path / "whole" / last).glob("*.safetensors")]
     assert ("optimizer1.safetensors" in names) == (optimizer == "muon")
+    moments = checkpoints.load(tmp_path / "whole" / last)[0]["optimizer0"].values()
+    assert any(m.dtype == torch.uint8 for m in moments) == (optimizer == "adamw8bit")
     for name in names:
         files = [(tmp_path / run / last / name).read_bytes() for run in ("whole", "broken")]
         assert files[0] == files[1]
@@ -191,13 +193,19 @@ def test_8_bit_moments_need_their_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
     with pytest.raises(ValueError, match="pip install bitsandbytes"):
         build_optimizers(recipe, torch.nn.Linear(2, 2))
-    package = SimpleNamespace(AdamW8bit=torch.optim.AdamW)
-    monkeypatch.setitem(sys.modules, "bitsandbytes", package)
-    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", package)
-    [optimizer] = build_optimizers(recipe, torch.nn.Linear(2, 2))
-    assert optimizer.param_groups[0]["betas"] == recipe.betas
     with pytest.raises(ValueError, match="fused is for"):
         replace(recipe, fused=True)
+
+
+def test_8_bit_moments_take_a_quarter_of_the_memory():
+    layer = torch.nn.Linear(64, 128, bias=False)  # smaller ones stay whole
+    recipe = load_recipe(RECIPES / "toy_edit.yaml", ["optimizer=adamw8bit"])
+    [optimizer] = build_optimizers(recipe, layer)
+    layer(torch.ones(1, 64)).sum().backward()
+    optimizer.step()
+    state = checkpoints.flatten_optimizer(optimizer)
+    assert state["0.state1"].dtype == state["0.state2"].dtype == torch.uint8
+    assert state["0.state1"].shape == layer.weight.shape
 
 
 def poisoned(at: set[int]):

@@ -46,8 +46,7 @@ def save(
     try:
         scratch.mkdir()
         for stem, state in tensors.items():
-            state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-            save_file(state, scratch / f"{stem}.safetensors")
+            save_file(_copied(state), scratch / f"{stem}.safetensors")
         (scratch / "trainer.json").write_text(json.dumps({"step": step, **facts}, indent=1))
         manifest = {p.name: [p.stat().st_size, _digest(p)] for p in sorted(scratch.iterdir())}
         (scratch / MANIFEST).write_text(json.dumps(manifest, indent=1))
@@ -114,22 +113,36 @@ def steps(folder: Path) -> list[int]:
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """An optimiser's per-parameter state as one flat dict of tensors."""
-    state = optimizer.state_dict()["state"]
+    states = [optimizer.state.get(p, {}) for p in _parameters(optimizer)]
     return {
-        f"{i}.{key}": torch.as_tensor(v) for i, slots in state.items() for key, v in slots.items()
+        f"{i}.{key}": torch.as_tensor(v)
+        for i, slots in enumerate(states)
+        for key, v in slots.items()
     }
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor]) -> None:
     """The inverse of `flatten_optimizer`; groups and rates stay those of the recipe."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    parameters = _parameters(optimizer)
     state: dict[int, dict] = {}
     for key, value in flat.items():
         index, slot = key.split(".", 1)
-        state.setdefault(int(index), {})[slot] = sharded_like(value, parameters[int(index)])
+        slots = state.setdefault(int(index), {})
+        # bitsandbytes counts its steps with a plain integer, torch with a tensor of floats.
+        counts = value.ndim == 0 and not value.is_floating_point()
+        slots[slot] = value.item() if counts else sharded_like(value, parameters[int(index)])
     optimizer.load_state_dict(
         {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
     )
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, and each its own: safetensors takes none that share memory."""
+    return {k: v.detach().to("cpu", copy=True).contiguous() for k, v in state.items()}
 
 
 def _digest(path: Path) -> str:
