@@ -1,4 +1,4 @@
-"""Two processes train as one does, with weights copied (DDP) or spread (FSDP)."""
+"""Two processes train as one does, with weights copied (DDP) or spread (FSDP, ZeRO)."""
 
 from __future__ import annotations
 
@@ -42,23 +42,26 @@ def launch(config: str, recipe: str, out: Path, *overrides: str, program=("-m", 
 DROPS = ("drop_text=0.3", "drop_image=0.3", "batch_size=4")
 
 
-@pytest.mark.parametrize("how", ["copied", "sharded"])
+@pytest.mark.parametrize("file", ["ddp_8gpu.yaml", "fsdp_8gpu.yaml", "zero_8gpu.yaml"])
 def test_two_processes_compute_what_one_does_and_resume(
-    how,
+    file,
     tokenizer_folder,  # noqa: F811
     tmp_path,
     monkeypatch,
 ):
-    config, program = "ddp_8gpu.yaml", ("-m", "train")
-    if how == "sharded":
-        config, program = "fsdp_8gpu.yaml", ("tests/fsdp_on_cpu.py",)
-        # FSDP takes contiguous weights only, and convolutions round by the layout of theirs.
+    program = ("-m", "train")
+    if file != "ddp_8gpu.yaml":
+        program = ("tests/spread_on_cpu.py",)
+        # What is spread is contiguous, and convolutions round by the layout of their weights.
         monkeypatch.setattr(torch, "channels_last", torch.contiguous_format)
-    train(edit_recipe(tokenizer_folder, tmp_path / "one", "accumulate=2", *DROPS))
-    fields = (TINY_MODEL, f"tokenizer={tokenizer_folder}", *DROPS)
+    if file == "zero_8gpu.yaml":
+        pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+        monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    train(edit_recipe(tokenizer_folder, tmp_path / "one", "accumulate=4", *DROPS))
+    fields = (TINY_MODEL, f"tokenizer={tokenizer_folder}", "accumulate=2", *DROPS)
     for steps in (2, 4):
         fewer = (*fields, f"steps={steps}")
-        said = launch(config, "toy_edit", tmp_path / "two", *fewer, program=program)
+        said = launch(file, "toy_edit", tmp_path / "two", *fewer, program=program)
     assert "resuming from step-00000002" in said
     assert_close(tmp_path / "two", tmp_path / "one", 1e-5)
     paths = [next((tmp_path / run / "final").glob("model*.safetensors")) for run in ("two", "one")]

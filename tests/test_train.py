@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from scar.checkpoint import build_tokenizer, configure, load_tokenizer, save_tokenizer
-from train import checkpoints
+from train import checkpoints, moments
 from train.__main__ import main, train
 from train.average import Average
 from train.optim import build_optimizers, rate
@@ -203,7 +203,7 @@ def test_8_bit_moments_take_a_quarter_of_the_memory():
     [optimizer] = build_optimizers(recipe, layer)
     layer(torch.ones(1, 64)).sum().backward()
     optimizer.step()
-    state = checkpoints.flatten_optimizer(optimizer)
+    state = moments.flatten(optimizer)
     assert state["0.state1"].dtype == state["0.state2"].dtype == torch.uint8
     assert state["0.state1"].shape == layer.weight.shape
 

@@ -7,6 +7,7 @@ follows. --dry-run prints what the run would need and cost, and trains nothing.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -14,18 +15,17 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
-from torch.distributed.fsdp import MixedPrecisionPolicy
 from tqdm import tqdm
 
 from train.checkpoints import CheckpointError
 from train.data.sources import open_source
 from train.dry_run import dry_run
 from train.optim import rate
+from train.processes import build_accelerator
 from train.recipe import Recipe, load_recipe, scheduled
 from train.report import Report
 from train.state import export, prepare, save
-from train.step import gradients, over_processes, update
+from train.step import gradients, over_processes, set_rate, update
 
 BAD_STEPS_ALLOWED = 10
 
@@ -72,7 +72,7 @@ def train(recipe: Recipe) -> Path | None:
         ValueError: the recipe asks for what does not exist, or ten steps in a row were not finite.
         CheckpointError: a checkpoint could not be written.
     """
-    accelerator = _accelerator(recipe)
+    accelerator = build_accelerator(recipe)
     source = open_source(recipe, "train", accelerator.device)
     recipe = scheduled(recipe, source)
     drawn = open_source(recipe, "validation", accelerator.device) if recipe.grid_every else None
@@ -85,13 +85,14 @@ def train(recipe: Recipe) -> Path | None:
 
     with _Stop() as stop:
         while step < recipe.steps and not stop.agreed(accelerator):
+            set_rate(recipe, optimizers, step)
             losses = gradients(recipe, accelerator, wrapped, source, step)
-            norm = accelerator.clip_grad_norm_(trainable.parameters(), recipe.clip)
-            finite = bool(torch.isfinite(norm))
+            norm = float(accelerator.clip_grad_norm_(trainable.parameters(), recipe.clip))
+            finite = math.isfinite(norm)
             bad = 0 if finite else bad + 1
             if bad == BAD_STEPS_ALLOWED:
                 raise ValueError(f"{bad} steps in a row were not finite; stopped after step {step}")
-            update(recipe, optimizers, step, finite)
+            update(optimizers, finite)
             if finite:
                 average.update(trainable, step)
             step += 1
@@ -122,36 +123,6 @@ def train(recipe: Recipe) -> Path | None:
         report.close()
     accelerator.end_training()
     return out / "final" if finished else None
-
-
-def _accelerator(recipe: Recipe) -> Accelerator:
-    """Raises ValueError where the processes do not fit the recipe."""
-    fsdp = None
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        # Autocast decides what is computed in 16 bit, as everywhere, and not the sharding.
-        fsdp = FullyShardedDataParallelPlugin(mixed_precision_policy=MixedPrecisionPolicy())
-    accelerator = Accelerator(
-        mixed_precision="bf16" if recipe.precision == "bf16" else "no",
-        cpu=not torch.cuda.is_available(),
-        fsdp_plugin=fsdp,
-    )
-    if recipe.threads:
-        torch.set_num_threads(recipe.threads)
-    parts = recipe.accumulate * accelerator.num_processes
-    if recipe.batch_size % parts:
-        raise ValueError(
-            f"batch_size {recipe.batch_size} does not divide into {accelerator.num_processes} "
-            f"processes x accumulate {recipe.accumulate}"
-        )
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        raise ValueError(
-            "DeepSpeed keeps its own checkpoints; shard with train/configs/fsdp_8gpu.yaml"
-        )
-    if accelerator.distributed_type == DistributedType.FSDP and recipe.grid_every:
-        raise ValueError("FSDP leaves no process whole weights to draw with; set grid_every=0")
-    if accelerator.distributed_type == DistributedType.FSDP and recipe.optimizer != "adamw":
-        raise ValueError(f"FSDP spreads matrices that {recipe.optimizer} needs whole; use adamw")
-    return accelerator
 
 
 class _Stop:

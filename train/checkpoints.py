@@ -14,11 +14,8 @@ import os
 import shutil
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-
-from train.sharding import sharded_like
 
 MANIFEST = "MANIFEST.json"
 
@@ -109,35 +106,6 @@ def damage(path: Path) -> str | None:
 def steps(folder: Path) -> list[int]:
     """Steps of the published checkpoints, oldest first."""
     return sorted(int(p.name.removeprefix("step-")) for p in folder.glob("step-[0-9]*"))
-
-
-def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """An optimiser's per-parameter state as one flat dict of tensors."""
-    states = [optimizer.state.get(p, {}) for p in _parameters(optimizer)]
-    return {
-        f"{i}.{key}": torch.as_tensor(v)
-        for i, slots in enumerate(states)
-        for key, v in slots.items()
-    }
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor]) -> None:
-    """The inverse of `flatten_optimizer`; groups and rates stay those of the recipe."""
-    parameters = _parameters(optimizer)
-    state: dict[int, dict] = {}
-    for key, value in flat.items():
-        index, slot = key.split(".", 1)
-        slots = state.setdefault(int(index), {})
-        # bitsandbytes counts its steps with a plain integer, torch with a tensor of floats.
-        counts = value.ndim == 0 and not value.is_floating_point()
-        slots[slot] = value.item() if counts else sharded_like(value, parameters[int(index)])
-    optimizer.load_state_dict(
-        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
-    )
-
-
-def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 def _copied(state: dict[str, Tensor]) -> dict[str, Tensor]:

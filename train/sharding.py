@@ -11,8 +11,8 @@ def gathered(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k: v.full_tensor() if isinstance(v, DTensor) else v for k, v in state.items()}
 
 
-def sharded_like(value: Tensor, other: Tensor) -> Tensor:
-    """A whole tensor, spread as `other` of the same shape is."""
-    if not isinstance(other, DTensor) or value.shape != other.shape:
+def sharded_like(value: Tensor | int, other: Tensor) -> Tensor | int:
+    """A whole tensor, spread as `other` of the same shape is; counts pass unchanged."""
+    if not isinstance(other, DTensor) or getattr(value, "shape", None) != other.shape:
         return value
     return distribute_tensor(value.to(other.device), other.device_mesh, other.placements)

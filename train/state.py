@@ -11,10 +11,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from train import checkpoints
+from train import checkpoints, moments
 from train.average import Average
 from train.objectives import ScarObjective, TokenizerObjective, build_objective
 from train.optim import build_optimizers
+from train.processes import is_spread
 from train.recipe import Recipe
 from train.sharding import gathered
 
@@ -50,8 +51,8 @@ def prepare(recipe: Recipe, accelerator: Accelerator, source) -> tuple[State, nn
         CheckpointError: there are checkpoints and all of them are damaged.
     """
     torch.manual_seed(recipe.seed)
-    # FSDP spreads contiguous weights only.
-    layout = torch.contiguous_format if accelerator.is_fsdp2 else torch.channels_last
+    # What is spread has to be contiguous.
+    layout = torch.contiguous_format if is_spread(accelerator) else torch.channels_last
     objective = build_objective(recipe).to(accelerator.device, memory_format=layout)
     tensors, step = _newest(recipe)
     if step:
@@ -63,7 +64,7 @@ def prepare(recipe: Recipe, accelerator: Accelerator, source) -> tuple[State, nn
     average = Average(objective.trainable(), recipe.ema)
     if step:
         for i, optimizer in enumerate(optimizers):
-            checkpoints.restore_optimizer(optimizer, tensors[f"optimizer{i}"])
+            moments.restore(optimizer, tensors[f"optimizer{i}"])
         average.load(tensors.get("ema", {}))
     return State(objective, optimizers, average), wrapped, step
 
@@ -72,7 +73,7 @@ def save(recipe: Recipe, accelerator: Accelerator, step: int, state: State) -> N
     """Publish a checkpoint; every process must call this. Raises CheckpointError."""
     tensors = {"model": state.objective.stateful().state_dict(), "ema": state.average.shadow}
     for i, optimizer in enumerate(state.optimizers):
-        tensors[f"optimizer{i}"] = checkpoints.flatten_optimizer(optimizer)
+        tensors[f"optimizer{i}"] = moments.flatten(optimizer)
     tensors = {stem: gathered(part) for stem, part in tensors.items()}
     if accelerator.is_main_process:
         facts = {"recipe": asdict(recipe)}

@@ -26,6 +26,7 @@ def gradients(
         torch.manual_seed(_key(recipe.seed, step, part))
         raw = source.batch(_indices(recipe, step, part, accelerator.num_processes))
         last = micro == recipe.accumulate - 1
+        accelerator.sync_gradients = last
         with nullcontext() if last else accelerator.no_sync(wrapped):
             with accelerator.autocast():
                 terms = wrapped(raw, step)
@@ -35,11 +36,15 @@ def gradients(
     return losses
 
 
-def update(recipe: Recipe, optimizers: list, step: int, finite: bool) -> None:
-    """Move the weights at the step's learning rate, unless the gradients are not finite."""
+def set_rate(recipe: Recipe, optimizers: list, step: int) -> None:
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate(recipe, step)
+
+
+def update(optimizers: list, finite: bool) -> None:
+    """Move the weights, unless the gradients are not finite. DeepSpeed has done both already."""
+    for optimizer in optimizers:
         if finite:
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
