@@ -39,7 +39,8 @@ def _parser() -> argparse.ArgumentParser:
     convert = commands.add_parser("convert", help="read published LlamaGen or VAR weights")
     kinds = ("llamagen", "vq16", "var", "var-tokenizer")
     convert.add_argument("--from", dest="kind", choices=kinds, required=True)
-    convert.add_argument("file", type=Path)
+    convert.add_argument("file", help="a file, or one of the Hub: owner/name/file@commit")
+    convert.add_argument("--sha256", default="", help="what the file has to hash to")
     convert.add_argument("--to", type=Path, required=True, help="checkpoint folder")
     convert.add_argument("--preset", required=True, help="for example llamagen-xl-t2i or var-d20")
     convert.set_defaults(run=_convert)
@@ -115,9 +116,11 @@ def _run(outputs, arguments: argparse.Namespace) -> int:
 
 def _convert(arguments: argparse.Namespace) -> int:
     from scar.convert import convert
+    from scar.hub import published_file
 
-    convert(arguments.kind, arguments.file, arguments.preset, arguments.to)
-    print(f"{arguments.to}: converted {arguments.file.name}")
+    file = published_file(arguments.file, arguments.sha256)
+    convert(arguments.kind, file, arguments.preset, arguments.to)
+    print(f"{arguments.to}: converted {file.name}")
     return 0
 
 

@@ -40,7 +40,7 @@ def ui(preset: str, device: str, repeat: int) -> None:
     with tempfile.TemporaryDirectory(prefix="scar-bench-") as folder:
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
         from scar import ScarPipeline
-        from scar.pipeline import EMBEDDED
+        from scar.hub import EMBEDDED
         from scar.studio import Library, build_studio, launch_studio
         from scar.studio.bench import browser_page, measure
 

@@ -22,11 +22,11 @@ from scar.compiled import Compiled, padded
 from scar.conditioning import Text
 from scar.config import Sampling, ScarConfig
 from scar.frozen import Frozen
+from scar.hub import checkpoint_folder
 from scar.images import InputError, blend, crop_back, fit_square
 from scar.model import SCAR
 from scar.sampling import Steps
 
-EMBEDDED = Path(__file__).parent.parent / "assets" / "embedded"
 REMEMBERED = 16  # sources and sentences whose features are kept
 
 
@@ -105,7 +105,7 @@ class ScarPipeline:
         Raises:
             WeightsError: there is no such checkpoint, or it is damaged; the message says which.
         """
-        folder = _folder(source)
+        folder = checkpoint_folder(source)
         if not (folder / "config.json").is_file() and (folder / paradigm).is_dir():
             folder = folder / paradigm
         config = load_config(folder)
@@ -302,25 +302,3 @@ def _kept(memory: OrderedDict, key: str):
     while len(memory) > REMEMBERED:
         memory.popitem(last=False)
     return memory[key]
-
-
-def _folder(source: str | Path) -> Path:
-    if source == "embedded":
-        return EMBEDDED
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return path
-    name, _, revision = str(source).partition("@")
-    if path.exists() or name.count("/") != 1:
-        raise WeightsError(f"{source} is neither a checkpoint folder nor a Hub id (owner/name)")
-    from huggingface_hub import snapshot_download
-
-    wanted = ["*.safetensors", "*.json"]
-    try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
-    except Exception as error:  # the client has a class for each way to fail; all mean the same
-        raise WeightsError(
-            f"{source} is not a folder here and could not be fetched from the Hub "
-            f"({type(error).__name__}); check the name and the connection, or use the "
-            "embedded model"
-        ) from error

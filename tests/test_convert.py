@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from scar import ScarPipeline
+from scar.__main__ import main
 from scar.checkpoint import (
     WeightsError,
     build_model,
@@ -32,6 +34,7 @@ from scar.convert import (
     load_start,
 )
 from scar.frozen import Frozen
+from scar.hub import published_file
 
 GOLDEN = Path(__file__).parent / "golden"
 LAYOUTS = json.loads((GOLDEN / "layouts.json").read_text())
@@ -88,6 +91,48 @@ def converted(folder, *kinds):
         file = saved(folder, published(kind), f"{kind}.pt")
         convert(kind, file, PRESET[kind], folder / "out", CHANGES[kind])
     return folder / "out"
+
+
+# Files of the Hub
+
+TOKENIZER = "FoundationVision/var/vae_ch160v4096z32.pth"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_a_file_of_the_hub_is_fetched_at_its_commit_and_hashed(tmp_path, monkeypatch, capsys):
+    file = saved(tmp_path, published("vq16"), "vq_ds16_c2i.pt")
+    digest, asked = hashlib.sha256(file.read_bytes()).hexdigest(), []
+
+    def fetch(repository, name, revision):
+        asked.append((repository, name, revision))
+        return str(file)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
+    source = f"FoundationVision/LlamaGen/vq_ds16_c2i.pt@{COMMIT}"
+    assert published_file(source, digest) == file
+    assert asked == [("FoundationVision/LlamaGen", "vq_ds16_c2i.pt", COMMIT)]
+    with pytest.raises(WeightsError, match=f"its SHA-256 is {digest}"):
+        published_file(f"{TOKENIZER}@{COMMIT}")  # its hash is known, and this is another file
+    with pytest.raises(WeightsError, match="--sha256 HEX"):
+        published_file(source)
+    words = ["convert", "--from", "vq16", source, "--to", str(tmp_path / "out")]
+    assert main([*words, "--preset", "llamagen-b-c2i", "--sha256", "0" * 64]) == 1
+    assert "is not the file asked for" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "source", ["weights.pt", TOKENIZER, f"{TOKENIZER}@main", f"var/{COMMIT}", f"/etc@{COMMIT}"]
+)
+def test_a_file_of_the_hub_without_its_commit_is_refused(source):
+    with pytest.raises(WeightsError, match="owner/name/file@commit"):
+        published_file(source)
+
+
+def test_a_file_of_the_hub_without_a_network_gives_one_sentence(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(WeightsError, match="check the name and the connection"):
+        published_file(f"{TOKENIZER}@{COMMIT}")
 
 
 # The published layouts at full size, on the meta device
