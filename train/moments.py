@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from accelerate.utils import DeepSpeedOptimizerWrapper
+from accelerate.utils.deepspeed import DeepSpeedOptimizerWrapper
 from torch import Tensor
 
 from train.sharding import sharded_like
