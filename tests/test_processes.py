@@ -18,7 +18,7 @@ from test_train import (
     tokenizer_folder,  # noqa: F401
 )
 
-from train import checkpoints
+from train import checkpoints, processes
 from train.__main__ import train
 from train.recipe import load_recipe
 
@@ -85,6 +85,29 @@ def test_the_codebook_follows_the_latents_of_all_processes(tmp_path):
         assert torch.allclose(both[0][key], both[1][key], rtol=1e-5, atol=1e-7), key
     # Some codes restarted at the first step, onto the same latents, and no latent chose them since.
     assert torch.isclose(both[0]["codes.count"], torch.tensor(0.97**3)).any()
+
+
+@pytest.mark.parametrize(
+    "how, fields, message",
+    [
+        ("FSDP", ("optimizer=muon",), "spreads what muon needs whole"),
+        ("FSDP", ("grid_every=2",), "set grid_every=0"),
+        ("DEEPSPEED", ("optimizer=adamw8bit",), "spreads what adamw8bit needs whole"),
+        ("DEEPSPEED", (), "pip install deepspeed"),
+    ],
+)
+def test_what_cannot_be_spread_is_refused(how, fields, message, monkeypatch, tmp_path):
+    monkeypatch.setenv(f"ACCELERATE_USE_{how}", "true")
+    monkeypatch.setattr(processes, "is_deepspeed_available", lambda: False)
+    recipe = load_recipe("train/recipes/toy_edit.yaml", [*SMALL, f"out={tmp_path}", *fields])
+    with pytest.raises(ValueError, match=message):
+        processes.build_accelerator(recipe)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_nothing_is_copied_in_silence_where_it_should_be_spread(tmp_path):
+    with pytest.raises(AssertionError, match="FSDP spreads over GPUs, and there are none"):
+        launch("fsdp_8gpu.yaml", "toy_edit", tmp_path)
 
 
 def test_micro_batches_add_up_to_the_batch(tokenizer_folder, tmp_path):  # noqa: F811

@@ -22,6 +22,10 @@ SPREADS = {"FSDP": DistributedType.FSDP, "DEEPSPEED": DistributedType.DEEPSPEED}
 def build_accelerator(recipe: Recipe) -> Accelerator:
     """Raises ValueError where the processes do not fit the recipe."""
     asked = next((k for k in SPREADS if os.environ.get(f"ACCELERATE_USE_{k}") == "true"), None)
+    if asked and recipe.optimizer != "adamw":
+        raise ValueError(f"{asked} spreads what {recipe.optimizer} needs whole; use adamw")
+    if asked == "FSDP" and recipe.grid_every:
+        raise ValueError("FSDP leaves no process whole weights to draw with; set grid_every=0")
     plugins, mixed = {}, "bf16" if recipe.precision == "bf16" else "no"
     if asked == "FSDP":
         # Autocast decides what is computed in 16 bit, as everywhere, and not the sharding.
@@ -31,6 +35,8 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
     elif asked == "DEEPSPEED":
         plugins["deepspeed_plugin"], mixed = _zero(recipe), "no"
     accelerator = Accelerator(mixed_precision=mixed, cpu=not torch.cuda.is_available(), **plugins)
+    if asked and accelerator.distributed_type != SPREADS[asked]:
+        raise ValueError(f"{asked} spreads over GPUs, and there are none; use ddp_8gpu.yaml")
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     parts = recipe.accumulate * accelerator.num_processes
@@ -39,12 +45,6 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
             f"batch_size {recipe.batch_size} does not divide into {accelerator.num_processes} "
             f"processes x accumulate {recipe.accumulate}"
         )
-    if asked and accelerator.distributed_type != SPREADS[asked]:
-        raise ValueError(f"{asked} spreads over GPUs, and there are none; use ddp_8gpu.yaml")
-    if asked and recipe.optimizer != "adamw":
-        raise ValueError(f"{asked} spreads what {recipe.optimizer} needs whole; use adamw")
-    if asked == "FSDP" and recipe.grid_every:
-        raise ValueError("FSDP leaves no process whole weights to draw with; set grid_every=0")
     return accelerator
 
 
