@@ -70,6 +70,10 @@ class Recipe:
     drop_image: float = 0.05
     drop_text: float = 0.05
 
+    # Share of the examples of a step whose tokens are left out: the prefix alone, which decides
+    # L_pres, L_align and L_region, costs about a quarter of a whole example.
+    prefix_only: float = 0.0
+
     # Losses
     foreground: float = 0.0  # extra weight inside the edit mask, of tokens or of pixels
     perceptual: float = 1.0  # weight of the feature distance (tokenizer)
@@ -111,6 +115,7 @@ class Recipe:
             "fit must be crop or squash": self.fit in ("crop", "squash"),
             "enlarge must be 1 or more": self.enlarge >= 1,
             "flip must lie in [0, 1]": 0 <= self.flip <= 1,
+            "prefix_only must be 0 or more, and below 1": 0 <= self.prefix_only < 1,
             "epochs must be 0 or more": self.epochs >= 0,
             "toy data have no end: set steps, not epochs": not (self.epochs and self.data == "toy"),
         }

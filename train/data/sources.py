@@ -69,4 +69,6 @@ class ToyEdits:
     def batch(self, indices: Sequence[int]) -> RawBatch:
         scene = self.scenes.batch(indices)
         label = torch.full((len(indices),), -1, device=scene.source.device)
-        return RawBatch(scene.source, scene.target, scene.instruction, label, scene.mask)
+        return RawBatch(
+            scene.source, scene.target, scene.instruction, label, scene.mask, scene.mask
+        )
