@@ -93,7 +93,9 @@ class SCAR(nn.Module):
         preservation = preservation_loss(batch.source, self.upsampler(source))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not config.detach_target):
             target = self.conditioner.project(self.compressor(batch.target))  # P_t (B, P_s, D)
-        alignment = alignment_loss(hidden[:, : target.shape[1]], target, keep=~batch.drop.image)
+        hidden = hidden[:, : target.shape[1]]  # H_s (B, P_s, D)
+        keep, distance = ~batch.drop.image, config.alignment_distance
+        alignment = alignment_loss(hidden, target, keep, distance)
         return Losses(ce, config.preservation * preservation, config.alignment * alignment)
 
     def generate(
