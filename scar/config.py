@@ -153,6 +153,15 @@ class LossConfig:
     region: float = 0.0  # ours; 0 is the paper's model, which has no region head
     # Without it both sides of L_align move and a constant projection minimises it.
     detach_target: bool = True
+    # "raw": |H_s - P_t|^2, the paper's; "unit_rms": of both sides at unit mean square, so that it
+    # can reach 0 behind a final norm with any weight.
+    alignment_distance: str = "unit_rms"
+
+    def __post_init__(self) -> None:
+        if self.alignment_distance not in ("unit_rms", "raw"):
+            raise ValueError(
+                f"alignment_distance must be unit_rms or raw, not {self.alignment_distance!r}"
+            )
 
 
 @dataclass(frozen=True)

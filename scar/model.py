@@ -107,7 +107,7 @@ class SCAR(nn.Module):
             semantic = torch.cat([semantic, rest[:, :visual]])  # (B, P_s, D)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not config.detach_target):
             target = self.conditioner.project(self.compressor(batch.target))  # P_t (B, P_s, D)
-        alignment = alignment_loss(semantic, target, keep=~batch.drop.image)
+        alignment = alignment_loss(semantic, target, ~batch.drop.image, config.alignment_distance)
 
         region = ce.new_zeros(())
         if self.region is not None:
