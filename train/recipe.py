@@ -36,6 +36,7 @@ class Recipe:
     flip: float = 0.0  # share of examples mirrored; instructions say left and right
     workers: int = 4  # threads that read, decode and draw maps, per process
     objects: int = 48  # ToyScenes vocabulary
+    wild: float = 0.5  # share of ToyScenes training scenes beyond its places; 0: the plain world
     tasks: dict = field(default_factory=lambda: {"edit": 1.0})  # task -> share of examples
 
     # What the run starts from
@@ -116,6 +117,7 @@ class Recipe:
             "enlarge must be 1 or more": self.enlarge >= 1,
             "flip must lie in [0, 1]": 0 <= self.flip <= 1,
             "prefix_only must be 0 or more, and below 1": 0 <= self.prefix_only < 1,
+            "wild must lie in [0, 1]": 0 <= self.wild <= 1,
             "epochs must be 0 or more": self.epochs >= 0,
             "toy data have no end: set steps, not epochs": not (self.epochs and self.data == "toy"),
         }

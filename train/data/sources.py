@@ -62,9 +62,7 @@ class ToyEdits:
     """ToyScenes pairs as editing examples."""
 
     def __init__(self, recipe: Recipe, split: str, device: torch.device):
-        self.scenes = ToyScenes(
-            split=split, size=recipe.size, objects=recipe.objects, device=device
-        )
+        self.scenes = ToyScenes(split, recipe.size, recipe.objects, device=device, wild=recipe.wild)
 
     def batch(self, indices: Sequence[int]) -> RawBatch:
         scene = self.scenes.batch(indices)

@@ -49,7 +49,7 @@ class ToyTasks:
                 f"model.condition.classes, which is {classes}"
             )
         self.key = f"tasks/{split}/{recipe.seed}"
-        self.scenes = ToyScenes(split, recipe.size, recipe.objects, device=device)
+        self.scenes = ToyScenes(split, recipe.size, recipe.objects, device=device, wild=recipe.wild)
         self.maps = ControlMaps(device)
 
     def batch(self, indices: Sequence[int]) -> RawBatch:
