@@ -90,17 +90,32 @@ class AutoencoderConfig:
     # Chen et al. 2024). Started from the principal components of patches it is a sound patch codec
     # at step 0, which the convolutions only have to improve.
     shortcut: bool = False
+    # Pixels of the decoder's output per pixel that the encoder reads, along a side. Above 1 the
+    # encoder reads images area-downsampled: the same tokens for a larger picture.
+    upscale: int = 1
+    # Self-attention with rotary positions at the decoder's coarsest level, in place of `attention`.
+    decoder_attention: bool = False
+
+    def __post_init__(self) -> None:
+        if self.upscale < 1:
+            raise ValueError(f"autoencoder.upscale must be 1 or more, not {self.upscale}")
+
+    @property
+    def encoder_downsampling(self) -> int:
+        """Pixels that the encoder reads per cell, along a side."""
+        return self.patch * 2 ** (len(self.channels) - 1)
 
     @property
     def downsampling(self) -> int:
-        return self.patch * 2 ** (len(self.channels) - 1)
+        """Pixels of an image per cell, along a side."""
+        return self.upscale * self.encoder_downsampling
 
 
 @dataclass(frozen=True)
 class VQConfig:
     """A single-scale tokenizer of the LlamaGen VQ-16 family."""
 
-    image_size: int = 256
+    image_size: int = 256  # pixels a side, of what `encode` takes and `decode` gives
     codebook_size: int = 16384
     code_dim: int = 8
     autoencoder: AutoencoderConfig = AutoencoderConfig()
@@ -124,7 +139,7 @@ class MultiScaleVQConfig:
     """A residual multi-scale tokenizer of the VAR family."""
 
     scales: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
-    image_size: int = 256
+    image_size: int = 256  # pixels a side, of what `encode` takes and `decode` gives
     codebook_size: int = 4096
     code_dim: int = 32
     residual_convs: int = 4  # phi, shared between neighbouring scales

@@ -115,9 +115,9 @@ class TokenizerObjective(nn.Module):
             "commitment": self.recipe.commitment * out.commitment,
             "spread": self.recipe.spread * spread_loss(out.latents),
         }
-        # Every fourth image: judging all of them costs more than the tokenizer itself.
-        boxes = bounding_boxes(raw.mask.repeat(2, 1, 1)[::4])
-        return losses | self.judge(out.images[::4].float(), images[::4], boxes)
+        judged = slice(None, None, self.recipe.judged_every)
+        boxes = bounding_boxes(raw.mask.repeat(2, 1, 1)[judged])
+        return losses | self.judge(out.images[judged].float(), images[judged], boxes)
 
     def _continuous(self, count: int, step: int) -> Tensor:
         """Which examples skip the quantiser: all at first, none after the recipe's first steps."""

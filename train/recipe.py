@@ -80,6 +80,8 @@ class Recipe:
     perceptual: float = 1.0  # weight of the feature distance (tokenizer)
     close_up: float = 0.0  # weight of the same on the edit mask's box, enlarged (tokenizer)
     adversarial: float = 0.0  # weight of a critic of the enlarged boxes (tokenizer)
+    # Of so many images one is judged: all of them can cost more than the tokenizer itself.
+    judged_every: int = 4
     commitment: float = 0.25  # weight of |z - sg(code)|^2 (tokenizer)
     patch_start: int = 0  # examples whose patches start the tokenizer's linear shortcut; 0: none
     train_encoder: bool = True  # False: the tokens stay as started, the decoder learns (tokenizer)
