@@ -17,7 +17,9 @@ class MuonFP32(torch.optim.Muon):
     """
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self, closure=None) -> None:
+        if closure is not None:
+            raise ValueError("MuonFP32 takes no closure")
         for group in self.param_groups:
             lr, momentum = group["lr"], group["momentum"]
             for weight in group["params"]:
