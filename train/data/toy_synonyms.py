@@ -19,9 +19,8 @@ MORE_SYNONYMS: dict[str, tuple[str, ...]] = {
     "cactus": ("desert plant",),
     "castle": ("fortress", "fort"),
     "chair": ("seat",),
-    "sun": ("sunshine",),
     "drum": ("snare drum",),
-    "cow": ("dairy cow", "cattle"),
+    "cow": ("dairy cow",),
     "train": ("railway engine",),
     "pizza slice": ("pizza", "slice of pizza", "piece of pizza"),
     "sunflower": ("yellow flower",),
@@ -205,6 +204,7 @@ def typed(rng: Random, phrase: str) -> str:
     """The phrase as people type it: polite, hasty or loud."""
     phrase = " ".join(phrase.replace(" ,", ",").split())
     asks = phrase.split()[0] in ("can", "could", "would", "what", "how", "why", "who")
+    asks = asks and "?" not in phrase
     if phrase.split()[0] in IMPERATIVES and rng.random() < 0.22:
         prefix = rng.choice(PREFIXES)
         phrase, asks = f"{prefix} {phrase}", prefix.startswith(("can", "could"))

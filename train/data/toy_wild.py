@@ -81,7 +81,7 @@ class WildSampler(EditSampler):
             if novel(source, target, main, family) != (unseen == "pair"):
                 continue
             template = rng.choice(wild_phrasings(kind.split()[0], unseen == "phrasing"))
-            if family == "two" or main.plural:
+            if family == "two" or (things[0] and things[0].sprite.plural):
                 template = in_plural(template)
             if rng.random() < 0.03 and unseen != "phrasing":
                 template = misspelt(rng, template)
@@ -270,9 +270,10 @@ class WildSampler(EditSampler):
         family = rng.choice(("remove", "recolour")) if colours else "remove"
         rest = tuple(t for t in source.things if t is not first and t is not second)
         names = [self._the(rng, source, thing) for thing in (first, second)]
-        words = {"old": f"the {names[0]} and the {names[1]}", "bare": " or ".join(names)}
+        words = {"old": f"the {names[0]} and the {names[1]}", "bare": " and ".join(names)}
         if family == "remove":
             target = replace(source, things=rest)
+            words["bare"] = " or ".join(names)
             return source, target, first.sprite, None, family, words
         colour = rng.choice(colours)
         dyed = [replace(thing, colour=colour) for thing in (first, second)]
