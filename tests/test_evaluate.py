@@ -17,6 +17,7 @@ from scar import ScarPipeline
 from train import evaluate
 from train.data.batch import to_signed
 from train.data.toy import ToyScenes
+from train.data.toy_edits import FAMILIES
 from train.data.toy_sprites import sheet
 from train.edit_metrics import (
     Bystanders,
@@ -52,7 +53,7 @@ def square(images: Tensor, left: int, side: int, colour: float) -> Tensor:
     return images
 
 
-@pytest.mark.parametrize("family", ToyScenes.families)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_objects_that_the_edit_does_not_name_are_bystanders(family):
     raw = ToyScenes("test", 64, OBJECTS, families=(family,)).batch(range(4))
     scenes = Scenes([raw], to_signed(raw.source), to_signed(raw.target), raw.mask)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from scar.region import changed_cells
 from train.data.toy import Batch, PlacedObject
 from train.metrics import Features, SpriteFinder, bounding_boxes, psnr
 
@@ -138,7 +139,7 @@ def changed_elsewhere(output: Tensor, source: Tensor, mask: Tensor) -> Tensor:
     output, source = compared(output), compared(source)
     side = output.shape[-1]
     window, moat = (max(1, round(pixels * side / SIDE)) for pixels in (WINDOW, MOAT))
-    inside = F.adaptive_max_pool2d(mask.float().unsqueeze(1), side)
+    inside = changed_cells(mask, side).float().unsqueeze(1)
     inside = F.max_pool2d(inside, 2 * moat + 1, stride=1, padding=moat)
     outside = F.max_pool2d(inside, window, stride=1) == 0  # squares without any of it
     difference = (F.avg_pool2d(output - source, window, stride=1) / 2).abs().amax(1, keepdim=True)
@@ -163,10 +164,7 @@ def compared(images: Tensor) -> Tensor:
 def region_figures(region: Tensor, mask: Tensor) -> dict[str, float]:
     """How a region, bool (n, S, S), covers the true changes, in the cells of a 16 x 16 grid that
     they touch."""
-    marked, true = (
-        F.adaptive_max_pool2d(x.float().unsqueeze(1), CELLS).flatten(1).bool()
-        for x in (region, mask)
-    )
+    marked, true = (changed_cells(x, CELLS).flatten(1) for x in (region, mask))
     both = (marked & true).sum()
     return {
         "region: true cells marked (recall), %": 100 * share(both, true.sum()),

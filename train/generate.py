@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from tqdm import tqdm
 
 from scar import ScarPipeline
-from train.data.batch import to_signed
 
 BATCH = 50
 
@@ -43,8 +41,8 @@ def edit_all(
     outputs = []
     for i in tqdm(range(0, len(sources), BATCH), desc=title, leave=False):
         some = slice(i, i + BATCH)
-        outputs += _edit_batch(
-            pipe, _pictures(sources[some]), instructions[some], region=region, seed=i, **sampling
+        outputs += pipe.edit_batch(
+            _pictures(sources[some]), instructions[some], region=region, seed=i, **sampling
         )
     images = _tensor([out.image for out in outputs]).to(sources.device)
     free = torch.ones_like(images[:, 0], dtype=torch.bool)
@@ -63,7 +61,7 @@ def generate_all(
     outputs = []
     for i in tqdm(range(0, len(maps), BATCH), desc=title, leave=False):
         some = slice(i, i + BATCH)
-        outputs += _generate_batch(pipe, _pictures(maps[some]), prompts[some], seed=i, **sampling)
+        outputs += pipe.generate_batch(_pictures(maps[some]), prompts[some], seed=i, **sampling)
     return _tensor([out.image for out in outputs]).to(maps.device)
 
 
@@ -79,8 +77,7 @@ def seconds_an_edit(
     taken = []
     for i in (0, *range(min(count, len(sources)))):
         start = time.perf_counter()
-        _edit_batch(
-            pipe,
+        pipe.edit_batch(
             _pictures(sources[i : i + 1]),
             instructions[i : i + 1],
             region=region,
@@ -97,45 +94,3 @@ def _pictures(images: Tensor) -> list:
 
 def _tensor(pictures: list) -> Tensor:
     return torch.stack([pil_to_tensor(picture) for picture in pictures])
-
-
-@dataclass(frozen=True)
-class _Output:
-    image: Image.Image
-    tokens: int
-    drawn: int
-    region: Image.Image | None = None
-
-
-def _edit_batch(pipe: ScarPipeline, images: list, instructions: list[str], **options) -> list:
-    if hasattr(pipe, "edit_batch"):
-        return pipe.edit_batch(images, instructions, **options)
-    if options.pop("region") is not None:
-        raise ValueError("this model foresees no region; evaluate it with --region none")
-    return _decode(pipe, images, instructions, [-1] * len(images), **options)
-
-
-def _generate_batch(pipe: ScarPipeline, maps: list, prompts: list, **options) -> list:
-    if hasattr(pipe, "generate_batch"):
-        return pipe.generate_batch(maps, prompts, **options)
-    texts = [prompt if isinstance(prompt, str) else "" for prompt in prompts]
-    labels = [-1 if isinstance(prompt, str) else prompt for prompt in prompts]
-    return _decode(pipe, maps, texts, labels, **options)
-
-
-@torch.inference_mode()
-def _decode(
-    pipe: ScarPipeline, images: list, texts: list[str], labels: list[int], seed: int, **sampling
-) -> list[_Output]:
-    frozen, count = pipe.frozen, pipe.total_tokens
-    *_, tokens = pipe.model.generate(
-        frozen.encoder(to_signed(_tensor(images)).to(pipe.device)),
-        frozen.encode_text(texts),
-        torch.tensor(labels, device=pipe.device),
-        frozen.tokenizer,
-        replace(pipe.defaults, **sampling),
-        torch.Generator(pipe.device).manual_seed(seed),
-        every=count,
-    )
-    drawn = ((frozen.tokenizer.decode(tokens).float() + 1) * 127.5).round().clamp(0, 255)
-    return [_Output(image, count, count) for image in _pictures(drawn.to(torch.uint8))]
