@@ -20,7 +20,7 @@ OTHERS = 20  # other targets of the family that an output must be farther from
 MARGIN = 0.95
 SIDE = 128  # pixels a side at which pixels are compared
 CELLS = 16  # a side, for the figures of the region
-LOCAL = 0.75  # a change of less of the picture is local; place and weather change 90% or more
+LOCAL = 0.75  # a change of less of the picture is local; place and weather change 85% or more
 SAME = 35.0  # dB: a picture that nobody tells from the source
 
 # Something else changed if, outside of the true change grown by MOAT pixels, the mean colour of a
