@@ -398,14 +398,14 @@ class ScarPipeline:
             self._images[key] = _EncodedImage(image, self.size, self.frozen, self.device)
         return _cached(self._images, key)
 
+    def _encode_text(self, text: str) -> Text:
+        if text not in self._texts:
+            self._texts[text] = self.frozen.encode_text([text])
+        return _cached(self._texts, text)
+
     def _encode_texts(self, texts: list[str]) -> Text:
         """Left-padded to the longest of them."""
-        for text in set(texts):
-            if text not in self._texts:
-                self._texts[text] = self.frozen.encode_text([text])
-        found = [self._texts[text] for text in texts]
-        for text in texts:
-            _cached(self._texts, text)
+        found = [self._encode_text(text) for text in texts]
         longest = max([self._shortest, *(text.valid.shape[1] for text in found)])
         found = [padded(text, longest) for text in found]
         return Text(*(torch.cat(parts) for parts in zip(*found, strict=True)))

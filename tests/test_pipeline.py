@@ -22,6 +22,7 @@ from scar.checkpoint import (
     save_tokenizer,
 )
 from scar.images import InputError
+from scar.pipeline import CACHE_SIZE
 from scar.sampling import SamplingError
 
 TINY = {
@@ -70,6 +71,13 @@ def test_edit_keeps_the_size_and_repeats_with_a_seed(pipes, paradigm):
     assert first.image.tobytes() == again.image.tobytes() != other.image.tobytes()
     assert first.seed == 5 and first.tokens == pipe.total_tokens
     assert {"encode", "prefill", "decode", "pixels"} <= first.timings.keys()
+
+
+def test_a_batch_may_hold_more_than_the_caches(pipes):
+    texts = [f"add {count} cats" for count in range(CACHE_SIZE + 2)]
+    pictures = [picture(seed=seed) for seed in range(len(texts))]
+    outputs = pipes["next-set"].edit_batch(pictures, texts, seed=0)
+    assert len({out.image.tobytes() for out in outputs}) == len(texts)
 
 
 @pytest.mark.parametrize("paradigm", PARADIGMS)

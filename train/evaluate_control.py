@@ -8,7 +8,7 @@ taken of pictures that tell what its value means.
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,6 +22,7 @@ from train.control import edge_f1, frechet_distance, rmse, structural_similarity
 from train.data.batch import to_signed
 from train.data.toy import PlacedObject, ToyScenes
 from train.data.toy_tasks import KINDS, ControlMaps, showing_main
+from train.generate import BATCH, generate_all
 from train.metrics import Features
 
 Figures = dict[str, dict[str, float]]  # row -> column -> value
@@ -33,7 +34,6 @@ MEASURES = {
     "sketch": ("sketch SSIM", structural_similarity),
     "lineart": ("lineart SSIM", structural_similarity),
 }
-BATCH = 50
 
 
 @dataclass
@@ -105,11 +105,13 @@ def columns(
     pipe: ScarPipeline, given: Conditions, arguments: argparse.Namespace
 ) -> dict[str, Tensor]:
     """Pictures (n, 3, S, S) in [-1, 1] by the name of their column."""
-    source = to_signed(given.maps)
-    none, empty = torch.full_like(given.label, -1), [""] * len(source)
-    pictures = {"caption": generate_all(pipe, source, given.captions, none, arguments, "captions")}
+    prompts = {"caption": given.captions}
     if pipe.config.condition.classes:
-        pictures["class"] = generate_all(pipe, source, empty, given.label, arguments, "classes")
+        prompts["class"] = given.label.tolist()
+    pictures = {
+        name: to_signed(generate_all(pipe, given.maps, some, arguments.sampling, name))
+        for name, some in prompts.items()
+    }
     tokenizer = pipe.frozen.tokenizer
     seen = [tokenizer.decode(tokenizer.encode(x)) for x in given.images.split(BATCH)]
     return pictures | {
@@ -117,34 +119,6 @@ def columns(
         "tokenizer": torch.cat(seen),
         "original": given.images,
     }
-
-
-def generate_all(
-    pipe: ScarPipeline,
-    sources: Tensor,
-    texts: list[str],
-    labels: Tensor,
-    arguments: argparse.Namespace,
-    title: str,
-) -> Tensor:
-    """Pictures (n, 3, S, S) in [-1, 1] of sources (n, 3, S, S), each with a text or a class label
-    (n,), at the model's own sampling unless told otherwise."""
-    sampling = pipe._sampling(arguments.guidance, arguments.temperature, None, None)
-    sampling = replace(sampling, null=arguments.null or sampling.null)
-    generator = torch.Generator(pipe.device).manual_seed(0)
-    frozen, outputs = pipe.frozen, []
-    for i in tqdm(range(0, len(sources), BATCH), desc=title, leave=False):
-        some = slice(i, i + BATCH)
-        *_, tokens = pipe.model.generate(
-            frozen.encoder(sources[some]),
-            frozen.encode_text(texts[some]),
-            labels[some],
-            frozen.tokenizer,
-            sampling,
-            generator,
-        )
-        outputs.append(frozen.tokenizer.decode(tokens))
-    return torch.cat(outputs)
 
 
 def control_figures(maps: ControlMaps, given: Conditions, images: Tensor) -> dict[str, float]:
@@ -184,7 +158,6 @@ def draw_grid(
     file beside it."""
     shown = [to_signed(given.maps), *(pictures[k] for k in ("caption", "class") if k in pictures)]
     strips = torch.cat([images[:count] for images in (*shown, given.images)], dim=-1)
-    path.parent.mkdir(parents=True, exist_ok=True)
     save_image(strips / 2 + 0.5, path, nrow=per_row, padding=4, pad_value=1.0)
     lines = [
         f"{i}: {kind}, {caption}; class {main.name}"
