@@ -16,13 +16,20 @@ class Frozen(nn.Module):
     """Args:
     tokenizer: a trained `VQTokenizer` or `MultiScaleVQTokenizer`.
     pretrained: False leaves the encoders random (tests).
+    without: "encoder" or "text", which are then None: for who has stored what they make.
     """
 
-    def __init__(self, config: ScarConfig, tokenizer: nn.Module, pretrained: bool = True):
+    def __init__(
+        self,
+        config: ScarConfig,
+        tokenizer: nn.Module,
+        pretrained: bool = True,
+        without: frozenset[str] = frozenset(),
+    ):
         super().__init__()
-        self.encoder = VisualEncoder(config.encoder, pretrained)
+        self.encoder = None if "encoder" in without else VisualEncoder(config.encoder, pretrained)
         condition = config.condition
-        has_text = condition.text_encoder != "none"
+        has_text = condition.text_encoder != "none" and "text" not in without
         self.text = (
             TextEncoder(condition.text_encoder, condition.text_slots, pretrained)
             if has_text
@@ -39,12 +46,21 @@ class Frozen(nn.Module):
         """Empty when the model has no text encoder: (B, 0, 0)."""
         if self.text is not None:
             return self.text(strings)
-        device = self.encoder.mean.device
+        device = next(self.tokenizer.parameters()).device
         shape = (len(strings), 0)
         return Text(
             torch.zeros(*shape, 0, device=device),
             torch.zeros(shape, dtype=torch.bool, device=device),
         )
+
+    @torch.no_grad()
+    def features(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Of images (B, 3, S, S) in [-1, 1], what the encoder sees; without it (B, 0, 0)."""
+        if self.encoder is None:
+            return (source.new_zeros(len(source), 0, 0),) * 2
+        with torch.autocast(source.device.type, torch.bfloat16):  # half its time, and it is frozen
+            source, target = self.encoder(torch.cat([source, target])).chunk(2)
+        return source, target
 
     @torch.no_grad()
     def batch(
@@ -63,11 +79,9 @@ class Frozen(nn.Module):
             label: (B,) class label, or -1 where the text is the condition.
             weights: (B, N) of each token in L_CE.
         """
-        with torch.autocast(source.device.type, torch.bfloat16):  # half its time, and it is frozen
-            features = self.encoder(torch.cat([source, target]))
         tokens = self.tokenizer.encode(target)
         return Batch(
-            *features.chunk(2),
+            *self.features(source, target),
             self.encode_text(text),
             label,
             tokens,

@@ -11,7 +11,7 @@ import torch
 from preprocessors import PREPROCESSORS
 from scar.checkpoint import configure
 from train.data.batch import RawBatch
-from train.data.extracted import Extracted
+from train.data.extracted import Extracted, PartlyExtracted, read_layout
 from train.data.files import Listing, list_files, split_of
 from train.data.holdout import HeldOut
 from train.data.imagenet import SPLITS, ImageNet, LabelledRows, has_class_folders
@@ -30,7 +30,7 @@ Reader = ImageNet | LabelledRows | MultiGen | SeedEdit | HeldOut
 
 def open_source(
     recipe: Recipe, split: str, device: torch.device
-) -> ToyEdits | ToyTasks | Samples | Extracted:
+) -> ToyEdits | ToyTasks | Samples | Extracted | PartlyExtracted:
     """Args:
     split: "train" (shuffled, cropped at random) or "validation".
 
@@ -38,8 +38,7 @@ def open_source(
         ValueError: a data source that does not exist, or whose folder is not in its layout.
     """
     if recipe.extracted and split == "train":
-        config = configure(recipe.preset, recipe.model)
-        return Extracted(Path(recipe.extracted), recipe, config, device)
+        return _open_extracted(recipe, device)
     if recipe.data == "toy":
         kind = ToyEdits if set(recipe.tasks) == {"edit"} else ToyTasks
         return kind(recipe, split, device)
@@ -70,6 +69,16 @@ def open_reader(recipe: Recipe, split: str) -> Reader:
             f"{recipe.folder} has no validation files, and is too small to hold any out"
         )
     return reader
+
+
+def _open_extracted(recipe: Recipe, device: torch.device) -> Extracted | PartlyExtracted:
+    folder, config = Path(recipe.extracted), configure(recipe.preset, recipe.model)
+    if read_layout(folder).whole:
+        return Extracted(folder, recipe, config, device)
+    reader = open_reader(recipe, "train")
+    return PartlyExtracted(
+        folder, recipe, config, device, lambda remap: Samples(reader, recipe, True, device, remap)
+    )
 
 
 class _Folder:
