@@ -1,10 +1,11 @@
 """What a recipe would need and cost, without training it or allocating a weight.
 
 Memory and operations are estimates: fp32 weights, gradients, AdamW moments and average (`ema`) for
-what is trained; fp32 weights of the frozen networks that nothing `extracted` replaces; activations of a transformer layer in 16 bit as 34 bytes per token and channel (Korthikanti
-et al. 2022, without the attention matrix, which is never stored), or 2 where they are computed
-again; logits in fp32 with their gradient, as many as exist together; 6 operations per trained and 2
-per frozen weight and token, convolutional tokenizer aside.
+what is trained; fp32 weights of the frozen networks that nothing `extracted` replaces; activations
+of a transformer layer in 16 bit as 34 bytes per token and channel (Korthikanti et al. 2022, without
+the attention matrix, which is never stored), or 2 where they are computed again; logits in fp32
+with their gradient, as many as exist together; 6 operations per trained and 2 per frozen weight and
+token, convolutional tokenizer aside.
 """
 
 from __future__ import annotations
@@ -140,17 +141,17 @@ def missing(recipe: Recipe, config: ScarConfig) -> list[str]:
     if recipe.objective == "scar":
         found += _missing_encoders(config, needless(recipe))
     stored = _stored(recipe)
+    whole = bool(stored and stored.whole)
     if recipe.extracted and not stored:
         found.append(f"extracted: {recipe.extracted} is empty; run python -m train.extract")
-    elif recipe.data != "toy" and not (stored and stored.whole and not recipe.grid_every):
-        splits = ("train", "validation") if recipe.grid_every else ("train",)
-        for split in splits:
+    elif recipe.data != "toy":
+        wanted = {"train": not whole, "validation": bool(recipe.grid_every)}
+        for split in (split for split, needed in wanted.items() if needed):
             try:
                 open_reader(recipe, split)
             except ValueError as error:
                 found.append(f"data, {split}: {error}")
-    draws = not (stored and stored.whole) and not recipe.controls and recipe.data != "toy"
-    if recipe.control and draws:
+    if recipe.control and not recipe.controls and not whole and recipe.data != "toy":
         status = PREPROCESSORS[recipe.control].status(recipe.detector)
         stand_in = status.backend == "embedded" and recipe.detector == "auto"
         if status.state != "ready" or stand_in:

@@ -13,6 +13,7 @@ IMAGES = (".jpeg", ".jpg", ".png", ".webp")
 TABLES = (".parquet", ".arrow", ".tar", ".jsonl", ".csv", ".tsv", ".json")
 PACKED = (".gz", ".tgz", ".zip", ".7z", ".part-aa", ".partaa")
 PAIR_FOLDERS = ("source", "target")
+OWN = ({"recipe.json", "metrics.jsonl"}, {"extracted.json"})  # what a run or extraction wrote
 # What systems and tools leave behind, as fnmatch patterns of lower-case names.
 LEFTOVERS = (
     ".*",  # hidden: .ipynb_checkpoints, .DS_Store, ._companions of copies
@@ -77,6 +78,10 @@ def list_files(root: Path) -> Listing:
             folders.clear()
             continue
         visited.add((status.st_dev, status.st_ino))
+        if any(mark <= set(names) for mark in OWN):
+            listing.skipped[os.path.basename(folder)] += 1
+            folders.clear()
+            continue
         listing.skipped.update(filter(is_leftover, [*folders, *names]))
         folders[:] = sorted(name for name in folders if not is_leftover(name))
         pairs = os.path.basename(folder) in PAIR_FOLDERS
