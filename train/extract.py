@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--what",
         default=",".join(PARTS),
-        help="tokens,text takes a fiftieth of the disk; features are then computed while training",
+        help="tokens,text leaves out the features, which are then computed while training",
     )
     arguments = parser.parse_intermixed_args(argv)
     try:

@@ -3,8 +3,8 @@
     FOLDER/extracted.json              of what, how many, and in which shards
     FOLDER/part-000000.safetensors     `shard` consecutive indices; rows are read one by one
 
-A part may be stored alone (`PARTS`): VQ codes and texts take a fiftieth of the disk that features
-do, which are then computed from the images while training.
+A part may be stored alone (`PARTS`): VQ codes and texts take little of the disk that features do,
+which are then computed from the images while training.
 
 Texts have no padding on disk: their valid tokens lie end to end, `text_end` says where each stops.
 """
