@@ -73,7 +73,11 @@ def test_networks_that_were_extracted_are_not_built_or_counted(objective, root, 
     assert needless(stored) == {"encoder", "text"} and needless(made) == frozenset()
     assert needless(replace(stored, grid_every=10)) == frozenset()  # grids are drawn with them
     config = objective.config
+    torch.manual_seed(0)
+    drawn = torch.rand(1)
+    torch.manual_seed(0)
     frozen = build_frozen(stored, config)
+    assert torch.equal(torch.rand(1), drawn)  # fresh weights are those of a run on images
     assert frozen.encoder is None and frozen.text is None
     batch = open_source(stored, "train", CPU).batch(range(2))
     assert completed(frozen, batch) is batch

@@ -30,8 +30,10 @@ def needless(recipe: Recipe) -> frozenset[str]:
 
 def build_frozen(recipe: Recipe, config: ScarConfig) -> Frozen:
     """The networks that a recipe needs, pretrained. Raises WeightsError as `load_tokenizer`."""
-    tokenizer = load_tokenizer(config.tokenizer, Path(recipe.tokenizer))
-    return Frozen(config, tokenizer, without=needless(recipe))
+    # Fresh weights are drawn afterwards: they must not depend on which networks are built.
+    with torch.random.fork_rng(devices=[]):
+        tokenizer = load_tokenizer(config.tokenizer, Path(recipe.tokenizer))
+        return Frozen(config, tokenizer, without=needless(recipe))
 
 
 def completed(frozen: Frozen, examples: Batch | Partial) -> Batch:
