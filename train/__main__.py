@@ -80,7 +80,7 @@ def train(recipe: Recipe) -> Path | None:
     recipe = scheduled(recipe, source)
     drawn = open_source(recipe, "validation", accelerator.device) if recipe.grid_every else None
     state, wrapped, start = prepare(recipe, accelerator, source)
-    objective, optimizers, average = state
+    objective, optimizers, average, _ = state
     trainable, out = objective.trainable(), Path(recipe.out)
     report = Report(out, recipe, start) if accelerator.is_main_process else None
     bar = tqdm(total=recipe.steps, initial=start, disable=report is None, smoothing=0.05)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 MANIFEST = "MANIFEST.json"
+PUBLISHED = re.compile(r"step-(\d{8,18})", re.ASCII)
 
 
 class CheckpointError(RuntimeError):
@@ -39,7 +41,7 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     final, scratch = folder / f"step-{step:08d}", folder / f".tmp-{step:08d}-{os.getpid()}"
     for unfinished in folder.glob(".tmp-*"):
-        shutil.rmtree(unfinished)
+        _remove(unfinished)
     try:
         scratch.mkdir()
         for stem, state in tensors.items():
@@ -49,7 +51,8 @@ def save(
         (scratch / MANIFEST).write_text(json.dumps(manifest, indent=1))
         for path in (*scratch.iterdir(), scratch):
             _flush(path)
-        shutil.rmtree(final, ignore_errors=True)
+        if final.exists():
+            _remove(final)
         os.rename(scratch, final)
         _flush(folder)
     except Exception as error:  # safetensors reports a full disk as its own error type
@@ -58,7 +61,7 @@ def save(
             f"the checkpoint of step {step} could not be written: {error}"
         ) from error
     for old in steps(folder)[:-keep]:
-        shutil.rmtree(folder / f"step-{old:08d}")
+        _remove(folder / f"step-{old:08d}")
     return final
 
 
@@ -104,8 +107,18 @@ def damage(path: Path) -> str | None:
 
 
 def steps(folder: Path) -> list[int]:
-    """Steps of the published checkpoints, oldest first."""
-    return sorted(int(p.name.removeprefix("step-")) for p in folder.glob("step-[0-9]*"))
+    """Steps of the published checkpoints, oldest first; copies by other names are none."""
+    names = (PUBLISHED.fullmatch(path.name) for path in folder.glob("step-*"))
+    found = {int(name[1]) for name in names if name}
+    return sorted(step for step in found if (folder / f"step-{step:08d}").is_dir())
+
+
+def _remove(path: Path) -> None:
+    """A folder, or the link to one that was moved to another disk."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    else:
+        shutil.rmtree(path)
 
 
 def _copied(state: dict[str, Tensor]) -> dict[str, Tensor]:

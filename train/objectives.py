@@ -27,7 +27,6 @@ from scar.checkpoint import (
     build_model,
     build_tokenizer,
     configure,
-    load_tokenizer,
     save_model,
     save_tokenizer,
 )
@@ -37,7 +36,9 @@ from scar.convert import load_start
 from scar.frozen import Frozen
 from scar.model import Batch
 from train.data.batch import RawBatch, to_signed
+from train.data.extracted import Partial
 from train.data.toy_sprites import vocabulary
+from train.frozen import build_frozen, completed
 from train.metrics import bounding_boxes
 from train.patches import start_codes, start_from_patches, start_from_tokenizer
 from train.perceptual import Judge
@@ -212,7 +213,7 @@ class ScarObjective(nn.Module):
         self.recipe, self.config = recipe, config
         if not recipe.tokenizer:
             raise ValueError("recipe: objective scar needs tokenizer, the folder of a trained one")
-        self.frozen = Frozen(config, load_tokenizer(config.tokenizer, Path(recipe.tokenizer)))
+        self.frozen = build_frozen(recipe, config)
         self.model = build_model(config, for_training=True)
         prepare_backbone(recipe, self.model.backbone)
 
@@ -231,16 +232,17 @@ class ScarObjective(nn.Module):
         save_model(self.model, self.config, folder)
         save_tokenizer(self.frozen.tokenizer, folder)
 
-    def forward(self, raw: RawBatch | Batch, step: int) -> dict[str, Tensor]:
-        """`raw` is a Batch where the frozen networks have seen the examples beforehand."""
+    def forward(self, raw: RawBatch | Batch | Partial, step: int) -> dict[str, Tensor]:
+        """`raw` is no RawBatch where the frozen networks have seen the examples beforehand."""
         count = len(raw.label)
         drop = guidance_drop(self.recipe, count, raw.label.device)
         drawn = max(count - round(count * self.recipe.prefix_only), 1)
-        if isinstance(raw, Batch):
-            parts = {name: getattr(raw, name)[:drawn] for name in ("tokens", "inputs", "weights")}
-            batch = raw._replace(**parts)
-        else:
+        if isinstance(raw, RawBatch):
             batch = encode_batch(self.frozen, raw, self.recipe.foreground, drawn)
+        else:
+            batch = completed(self.frozen, raw)
+            parts = {name: getattr(batch, name)[:drawn] for name in ("tokens", "inputs", "weights")}
+            batch = batch._replace(**parts)
         losses = self.model(batch._replace(drop=drop))._asdict()
         if not self.config.losses.region:
             del losses["region"]

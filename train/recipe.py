@@ -29,6 +29,13 @@ class Recipe:
     controls: str = ""  # folder of maps made beforehand (imagenet); "": drawn while training
     # auto takes the small embedded network where a detector's weights are not on this machine.
     detector: str = "auto"  # who draws maps while training: auto | real | embedded
+    images: str = ""  # folder that paths in tables are relative to; "": the table's own
+    # Which column holds what, where the names are others: {instruction: edit, control: my_map}.
+    columns: dict = field(default_factory=dict)
+    validation_folder: str = ""  # where validation data lie; "": files called validation* in folder
+    # Share of the examples that become validation data where there are none, 512 at most.
+    holdout: float = 0.02
+    allow_data_change: bool = False  # resume with other data than the run was stopped with
     extracted: str = ""  # folder that `python -m train.extract` filled; read instead of images
     size: int = 256  # pixels a side
     fit: str = "crop"  # crop: a square out of the image | squash: the whole image, distorted
@@ -118,6 +125,10 @@ class Recipe:
             in ("auto", "real", "embedded"),
             "fit must be crop or squash": self.fit in ("crop", "squash"),
             "enlarge must be 1 or more": self.enlarge >= 1,
+            "holdout must lie in [0, 0.5]": 0 <= self.holdout <= 0.5,
+            "columns must name a column for each role": all(
+                isinstance(name, str) for name in self.columns.values()
+            ),
             "flip must lie in [0, 1]": 0 <= self.flip <= 1,
             "prefix_only must be 0 or more, and below 1": 0 <= self.prefix_only < 1,
             "wild must lie in [0, 1]": 0 <= self.wild <= 1,
@@ -138,7 +149,11 @@ def load_recipe(path: str | Path, overrides: list[str] = ()) -> Recipe:
     Raises:
         ValueError: the file is missing, is not a mapping, or names an unknown or ill-typed key.
     """
-    data = _read(Path(path))
+    return make_recipe(_read(Path(path)), overrides)
+
+
+def make_recipe(data: dict, overrides: list[str] = ()) -> Recipe:
+    """A recipe of these fields, with `key=value` overrides; raises as `load_recipe`."""
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from train import checkpoints, moments
 from train.average import Average
+from train.data.sources import fingerprint
 from train.objectives import ScarObjective, TokenizerObjective, build_objective
 from train.optim import build_optimizers
 from train.processes import is_spread
@@ -22,6 +23,7 @@ from train.sharding import gathered
 # What a resumed run may change without becoming another run.
 FREE_TO_CHANGE = {
     "about",
+    "allow_data_change",
     "out",
     "steps",
     "workers",
@@ -41,20 +43,23 @@ class State(NamedTuple):
     objective: TokenizerObjective | ScarObjective
     optimizers: list[torch.optim.Optimizer]
     average: Average
+    data: dict  # the fingerprint of what is trained on
 
 
 def prepare(recipe: Recipe, accelerator: Accelerator, source) -> tuple[State, nn.Module, int]:
     """Fresh, or as the newest checkpoint has it; also the module to call, and the steps done.
 
     Raises:
-        ValueError: the recipe does not fit its preset, or `out` holds another run.
+        ValueError: the recipe does not fit its preset, `out` holds another run, or the data are not
+            those it was stopped with.
         CheckpointError: there are checkpoints and all of them are damaged.
     """
     torch.manual_seed(recipe.seed)
     # What is spread has to be contiguous.
     layout = torch.contiguous_format if is_spread(accelerator) else torch.channels_last
     objective = build_objective(recipe).to(accelerator.device, memory_format=layout)
-    tensors, step = _newest(recipe)
+    data = fingerprint(source)
+    tensors, step = _newest(recipe, data)
     if step:
         objective.stateful().load_state_dict(tensors["model"])
     else:
@@ -66,7 +71,7 @@ def prepare(recipe: Recipe, accelerator: Accelerator, source) -> tuple[State, nn
         for i, optimizer in enumerate(optimizers):
             moments.restore(optimizer, tensors[f"optimizer{i}"])
         average.load(tensors.get("ema", {}))
-    return State(objective, optimizers, average), wrapped, step
+    return State(objective, optimizers, average, data), wrapped, step
 
 
 def save(recipe: Recipe, accelerator: Accelerator, step: int, state: State) -> None:
@@ -76,14 +81,14 @@ def save(recipe: Recipe, accelerator: Accelerator, step: int, state: State) -> N
         tensors[f"optimizer{i}"] = moments.flatten(optimizer)
     tensors = {stem: gathered(part) for stem, part in tensors.items()}
     if accelerator.is_main_process:
-        facts = {"recipe": asdict(recipe)}
+        facts = {"recipe": asdict(recipe), "data": state.data}
         checkpoints.save(Path(recipe.out) / "checkpoints", step, tensors, facts, recipe.keep)
     accelerator.wait_for_everyone()
 
 
 def export(recipe: Recipe, accelerator: Accelerator, state: State, folder: Path) -> None:
     """Write the averaged weights for `scar.checkpoint`; every process must call this."""
-    objective, _, average = state
+    objective, average = state.objective, state.average
     trainable = objective.trainable()
     with average.applied(trainable):
         if not accelerator.is_fsdp2:
@@ -97,13 +102,14 @@ def export(recipe: Recipe, accelerator: Accelerator, state: State, folder: Path)
         whole.export(folder)
 
 
-def _newest(recipe: Recipe) -> tuple[dict[str, dict[str, Tensor]], int]:
+def _newest(recipe: Recipe, data: dict) -> tuple[dict[str, dict[str, Tensor]], int]:
     """The tensors of the newest checkpoint and its step; nothing and 0 where there is none."""
     path = checkpoints.newest(Path(recipe.out) / "checkpoints")
     if path is None:
         return {}, 0
     tensors, facts = checkpoints.load(path)
     _same_run(recipe, facts["recipe"])
+    _same_data(recipe, facts.get("data", data), data)
     print(f"resuming from {path.name}")
     return tensors, facts["step"]
 
@@ -119,3 +125,19 @@ def _same_run(recipe: Recipe, before: dict) -> None:
             f"{recipe.out} holds a run with another {', '.join(changed)}; "
             "choose another out, or remove its checkpoints to start over"
         )
+
+
+def _same_data(recipe: Recipe, before: dict, now: dict) -> None:
+    """Raises ValueError if the order of examples would silently become another one."""
+    if before == now:
+        return
+    was, are = (f"{d['samples']:,} samples in {d['files']:,} files" for d in (before, now))
+    said = (
+        f"{recipe.extracted or recipe.folder} has changed since the run was stopped, from {was} "
+        f"to {are}"
+    )
+    if not recipe.allow_data_change:
+        raise ValueError(
+            f"{said}; put back what it was, or set allow_data_change=true to go on in a new order"
+        )
+    print(f"{said}; going on in a new order")
