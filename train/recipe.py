@@ -56,7 +56,7 @@ class Recipe:
     optimizer: str = "adamw"  # adamw | adamw8bit | muon
     fused: bool = False  # AdamW as one kernel: the same steps up to rounding
     betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.05  # on matrices only
+    weight_decay: float = 0.05  # on the weights of linear, convolution and embedding layers
     clip: float = 1.0  # gradient norm
     ema: float = 0.999  # decay of the averaged weights; 0 keeps none
     precision: str = "bf16"  # bf16 (autocast) | fp32
