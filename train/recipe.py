@@ -49,7 +49,7 @@ class Recipe:
     accumulate: int = 1  # micro-batches per step
     learning_rate: float = 1e-4
     warmup: int = 0  # steps from 0 to the full rate
-    decay: str = "constant"  # constant (the paper's) | cosine, to a tenth | linear, to zero
+    decay: str = "constant"  # constant | cosine, to a tenth | linear, to zero
 
     # Optimiser
     # muon moves matrices, AdamW the rest; adamw8bit keeps moments in 8 bits (bitsandbytes).
