@@ -335,6 +335,32 @@ def test_damaged_checkpoints_are_skipped_by_name(tmp_path):
         checkpoints.newest(tmp_path, said.append)
 
 
+def test_moments_of_other_weights_are_refused():
+    recipe = load_recipe(RECIPES / "toy_edit.yaml")
+    module = torch.nn.Linear(2, 3)
+    [optimizer] = build_optimizers(recipe, module)
+    module(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    kept = moments.flatten(optimizer)
+    moments.restore(optimizer, kept)
+    swapped = {f"{1 - int(key[0])}{key[1:]}": value for key, value in kept.items()}
+    further = {f"2{key[1:]}": value for key, value in kept.items()}
+    for other in (swapped, further):
+        with pytest.raises(ValueError, match="moments .* in another order"):
+            moments.restore(optimizer, other)
+
+
+def test_the_processes_of_a_node_share_a_loaded_checkpoint(tmp_path):
+    path = checkpoints.save(tmp_path, 1, {"model": {"w": torch.ones(1000)}}, {}, keep=2)
+    [weight] = checkpoints.load(path)[0]["model"].values()
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    mapped = [line for line in maps if str(path) in line]
+    assert any(
+        int(first, 16) <= weight.data_ptr() < int(last, 16)
+        for first, last in (line.split()[0].split("-") for line in mapped)
+    )
+
+
 def test_a_failed_save_leaves_the_last_good_one(tmp_path, monkeypatch):
     checkpoints.save(tmp_path, 1, {"model": {"w": torch.ones(2)}}, {}, keep=2)
 
