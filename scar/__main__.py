@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--from", dest="kind", choices=kinds, required=True)
     convert.add_argument("file", help="a file, or one of the Hub: owner/name/file@commit")
     convert.add_argument("--sha256", default="", help="what the file has to hash to")
+    convert.add_argument("--weights", choices=("ema", "model"), default="", help="if it holds both")
     convert.add_argument("--to", type=Path, required=True, help="checkpoint folder")
     convert.add_argument("--preset", required=True, help="for example llamagen-xl-t2i or var-d20")
     convert.set_defaults(run=_convert)
@@ -130,7 +131,7 @@ def _convert(arguments: argparse.Namespace) -> int:
     from scar.hub import published_file
 
     file = published_file(arguments.file, arguments.sha256)
-    convert(arguments.kind, file, arguments.preset, arguments.to)
+    convert(arguments.kind, file, arguments.preset, arguments.to, weights=arguments.weights)
     print(f"{arguments.to}: converted {file.name}")
     return 0
 

@@ -7,22 +7,19 @@ sampling from. Nothing is guessed: a key that is missing, left over or of anothe
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import functools
 import json
-import pickle
 import re
 import shutil
 import tempfile
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from scar.checkpoint import (
@@ -36,13 +33,29 @@ from scar.checkpoint import (
 )
 from scar.config import ScarConfig, to_dict
 from scar.model import SCAR
-
-State = dict[str, Tensor]
+from scar.published import State, load_published
 
 SHARD_BYTES = 200_000_000  # a converted backbone has up to 12 GB
+# What no published layout holds of a SCAR.
+FRESH = (
+    "compressor.",
+    "upsampler.",
+    "conditioner.visual.",
+    "conditioner.null_visual",
+    "conditioner.pool.",
+    "backbone.visual_position",
+    "backbone.prefix_level",
+)
 
 
-def convert(kind: str, file: Path, preset: str, folder: Path, changes: dict | None = None) -> None:
+def convert(
+    kind: str,
+    file: Path,
+    preset: str,
+    folder: Path,
+    changes: dict | None = None,
+    weights: str = "",
+) -> None:
     """Convert one published file and add it to the checkpoint in `folder`, whole or not at all.
 
     A folder is complete once it holds a backbone (kind "llamagen" or "var") and its tokenizer
@@ -51,6 +64,7 @@ def convert(kind: str, file: Path, preset: str, folder: Path, changes: dict | No
     Args:
         kind: a key of `CONVERTERS`.
         changes: fields of the preset to replace, nested.
+        weights: "ema" or "model", where the file holds both.
 
     Raises:
         WeightsError: the file, the preset or the folder does not fit; the message says why.
@@ -60,7 +74,7 @@ def convert(kind: str, file: Path, preset: str, folder: Path, changes: dict | No
     stem, converter = CONVERTERS[kind]
     config = configure(preset, changes)
     _check_folder(folder, config, stem)
-    state = converter(load_published(file), config)
+    state = converter(load_published(file, stem, weights), config)
     texts = {}
     if stem == "model":
         fresh = _fresh_parts(config)
@@ -77,55 +91,35 @@ def convert(kind: str, file: Path, preset: str, folder: Path, changes: dict | No
             (scratch / name).write_text(json.dumps(content, indent=1))
 
 
-def load_start(model: SCAR, folder: Path) -> list[str]:
+def load_start(model: SCAR, folder: Path, ignore: Sequence[str] = ()) -> list[str]:
     """Load a checkpoint's weights as the start of training; returns the keys that stay fresh.
 
     The backbone has to fit exactly. Conditioner and compressor may differ from the checkpoint's
     (another compressor, text beside classes): what it lacks keeps the model's initial values.
 
+    Args:
+        ignore: conditions that the checkpoint has and this model does without, as beginnings of
+            keys: "conditioner.class_table" where a model of classes becomes one of text.
+
     Raises:
         WeightsError: the checkpoint is damaged, or its backbone is another one.
     """
-    state = load_weights(folder, "model")
-    for key in _recorded_fresh(folder):
+    own, state = model.state_dict(), load_weights(folder, "model")
+    spare = [key for key in state if key not in own and key.startswith("conditioner.")]
+    ignored = [key for key in spare if key.startswith(tuple(ignore))]
+    for key in (*_recorded_fresh(folder), *ignored):
         state.pop(key, None)
-    own = model.state_dict()
     fresh = [key for key in own if key not in state]
     expected = {
         key: value.shape
         for key, value in own.items()
-        if key in state or (key.startswith("backbone.") and not _is_fresh(key))
+        if key in state or (key.startswith("backbone.") and not key.startswith(FRESH))
     }
-    _refuse_misfits(f"{folder} does not fit this model", state, expected)
+    parts = ", ".join(sorted({key.rpartition(".")[0] for key in spare if key in state}))
+    remedy = f"; to start without say init_ignore: [{parts}]" if parts else ""
+    _refuse_misfits(f"{folder} does not fit this model", state, expected, remedy)
     model.load_state_dict(state, strict=False)
     return fresh
-
-
-def load_published(path: Path) -> State:
-    """The state dict of a published file, without its wrappers; never runs code from the file.
-
-    Raises:
-        WeightsError: there is no such file, or it is truncated, hostile or no state dict.
-    """
-    if not path.is_file():
-        raise WeightsError(f"there is no file {path}")
-    # LlamaGen's checkpoints carry the arguments of their run; a Namespace only holds attributes.
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        try:
-            mapped = zipfile.is_zipfile(path)
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-        except pickle.UnpicklingError:
-            raise WeightsError(
-                f"{path.name} is no PyTorch weights file, or holds more than tensors; not loaded"
-            ) from None
-        except Exception as error:  # a damaged archive fails in many ways, none of them documented
-            reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-            raise WeightsError(f"{path.name} is damaged or truncated: {reason}") from None
-    state = _unwrapped(found)
-    entries = state.items() if isinstance(state, dict) else ()
-    if not entries or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in entries):
-        raise WeightsError(f"{path.name} is a PyTorch file but holds no state dict")
-    return state
 
 
 def convert_llamagen(state: State, config: ScarConfig) -> State:
@@ -228,7 +222,9 @@ def _converted(state: State, shapes: dict, rules: dict[str, str], constants: str
     return {key: p[0] if len(p) == 1 else torch.cat(p) for key, p in parts.items()}
 
 
-def _refuse_misfits(context: str, state: State, expected: dict[str, torch.Size]) -> None:
+def _refuse_misfits(
+    context: str, state: State, expected: dict[str, torch.Size], remedy: str = ""
+) -> None:
     shared = [key for key in expected if key in state]
     faults = {
         "missing": [key for key in expected if key not in state],
@@ -241,29 +237,14 @@ def _refuse_misfits(context: str, state: State, expected: dict[str, torch.Size])
         more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
         found += [f"{what}: {', '.join(keys[:5])}{more}"] if keys else []
     if found:
-        raise WeightsError(f"{context}; {'; '.join(found)}")
-
-
-def _is_fresh(key: str) -> bool:
-    """Whether no published layout holds this key of a SCAR."""
-    return key.startswith(
-        (
-            "compressor.",
-            "upsampler.",
-            "conditioner.visual.",
-            "conditioner.null_visual",
-            "conditioner.pool.",
-            "backbone.visual_position",
-            "backbone.prefix_level",
-        )
-    )
+        raise WeightsError(f"{context}; {'; '.join(found)}{remedy}")
 
 
 def _shapes(build: Callable[..., nn.Module], config) -> dict[str, torch.Size]:
     """Of everything a module learns that a published layout can hold."""
     with torch.device("meta"):
         state = build(config).state_dict()
-    return {key: value.shape for key, value in state.items() if not _is_fresh(key)}
+    return {key: value.shape for key, value in state.items() if not key.startswith(FRESH)}
 
 
 def _fresh_parts(config: ScarConfig) -> State:
@@ -272,7 +253,7 @@ def _fresh_parts(config: ScarConfig) -> State:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         state = build_model(shallow).state_dict()
-    return {key: value for key, value in state.items() if _is_fresh(key)}
+    return {key: value for key, value in state.items() if key.startswith(FRESH)}
 
 
 def _recorded_fresh(folder: Path) -> list[str]:
@@ -312,13 +293,3 @@ def _published_into(folder: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _unwrapped(found):
-    """LlamaGen wraps the state dict by trainer, VAR's trainer by what it trains."""
-    if isinstance(found, dict) and isinstance(found.get("trainer"), dict):
-        found = found["trainer"].get("var_wo_ddp")
-    for wrapper in ("model", "module", "state_dict"):
-        if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
-            return found[wrapper]
-    return found

@@ -27,7 +27,7 @@ def checkpoint_folder(source: str | Path) -> Path:
     """
     if source == "embedded":
         return EMBEDDED
-    path = Path(source).expanduser()
+    path = _local(source)
     if path.is_dir():
         return path
     name, _, revision = str(source).partition("@")
@@ -57,11 +57,23 @@ def published_file(source: str | Path, sha256: str = "") -> Path:
         WeightsError: there is no such file, its hash is unknown or another, or it could not be
             fetched.
     """
-    path = Path(source).expanduser()
+    path = _local(source)
     if not path.is_file():
         path, sha256 = _fetched(str(source), sha256)
     if sha256 and (found := _digest(path)) != sha256.lower():
         raise WeightsError(f"{path.name} is not the file asked for: its SHA-256 is {found}")
+    return path
+
+
+def _local(source: str | Path) -> Path:
+    """As a path, ~ expanded. Raises WeightsError for what no path can be."""
+    try:
+        path = Path(source).expanduser()
+        path.exists()
+    except (OSError, RuntimeError) as error:  # too long a name; a user that is not on this machine
+        named = str(source) if len(str(source)) <= 80 else f"{str(source)[:80]}..."
+        reason = getattr(error, "strerror", None) or error
+        raise WeightsError(f"{named} is neither a path here nor a Hub id: {reason}") from None
     return path
 
 

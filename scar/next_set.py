@@ -112,6 +112,8 @@ class NextSetTransformer(nn.Module):
 
     def _run(self, x: Tensor, span: Span, prefix: Prefix) -> Tensor:
         condition = F.silu(prefix.pooled)  # (B, D)
+        # The residual stream has the precision of products: bf16 under autocast, as VAR's.
+        x = x.to(prefix.slots.dtype)
         for block in self.blocks:
             x = block(x, condition, span)
         return self.head_nm(x, condition)

@@ -57,7 +57,7 @@ class NextTokenTransformer(nn.Module):
 
     def forward(self, prefix: Prefix, inputs: Tensor) -> Tensor:
         """All positions at once: tokens (B, N - 1) -> hidden states (B, P + N - 1, D)."""
-        x = torch.cat([prefix.slots, self.tok_embeddings(inputs).to(prefix.slots.dtype)], dim=1)
+        x = torch.cat([prefix.slots, self.tok_embeddings(inputs)], dim=1)
         attention = attention_over(prefix.valid, self.set_sizes, self._causal_prefix)
         return self._run(self.dropout(x), Span(0, attention), prefix)
 
@@ -79,8 +79,8 @@ class NextTokenTransformer(nn.Module):
         """Tokens (B, n), the first of which is the last of `known` -> hidden states (B, n, D), each
         of which predicts the token after its own."""
         start = cache.prefix + known - 1
-        x = self.tok_embeddings(inputs).to(prefix.slots.dtype)
-        return self._run(x, Span(start, cache.attention(start, x.shape[1]), cache), prefix)
+        span = Span(start, cache.attention(start, inputs.shape[1]), cache)
+        return self._run(self.tok_embeddings(inputs), span, prefix)
 
     def logits(self, hidden: Tensor, prefix: Prefix) -> Tensor:
         return self.output(hidden)
@@ -101,6 +101,8 @@ class NextTokenTransformer(nn.Module):
 
     def _run(self, x: Tensor, span: Span, prefix: Prefix) -> Tensor:
         table = self._table(prefix.slots.shape[1])[places(span.start, x.shape[1])]
+        # The residual stream keeps the weights' precision: fp32 under autocast, as LlamaGen's.
+        x = x.to(self.norm.weight.dtype)
         for layer in self.layers:
             x = layer(x, table, span)
         return self.norm(x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,34 @@ def launch(config: str, recipe: str, out: Path, *overrides: str, program=("-m", 
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
+
+
+OWN_OUT = """
+import os, sys
+from train.__main__ import main
+out = next(word for word in sys.argv if word.startswith("out="))
+sys.exit(main([*sys.argv[1:], f"{out}/{os.environ['RANK']}"]))
+"""  # each process has a disk of its own, as nodes do
+
+
+def test_nodes_resume_from_one_step_or_not_at_all(tokenizer_folder, tmp_path):  # noqa: F811
+    program, nodes = tmp_path / "own_out.py", tmp_path / "nodes"
+    program.write_text(OWN_OUT)
+    fields = ("batch_size=4", "steps=2")
+    train(edit_recipe(tokenizer_folder, nodes / "0", "accumulate=2", *fields))
+    shutil.rmtree(nodes / "0/final")
+    again = (TINY_MODEL, f"tokenizer={tokenizer_folder}", "accumulate=2", "batch_size=4", "steps=4")
+
+    def resume() -> str:
+        return launch("ddp_8gpu.yaml", "toy_edit", nodes, *again, program=(str(program),))
+
+    with pytest.raises(AssertionError, match="process 1 has other checkpoints there, or none"):
+        resume()
+    assert not (nodes / "0/final").exists() and not (nodes / "1/final").exists()
+    shutil.copytree(nodes / "0/checkpoints", nodes / "1/checkpoints")
+    assert resume().count("resuming from step-00000002") == 1
+    assert checkpoints.steps(nodes / "0/checkpoints") == [2, 4]
+    assert (nodes / "0/final/config.json").is_file() and not (nodes / "1/final").exists()
 
 
 DROPS = ("drop_text=0.3", "drop_image=0.3", "batch_size=4")

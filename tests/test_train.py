@@ -12,7 +12,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from scar.checkpoint import build_tokenizer, configure, load_tokenizer, save_tokenizer
+from scar.checkpoint import (
+    build_model,
+    build_tokenizer,
+    configure,
+    load_tokenizer,
+    save_tokenizer,
+)
 from train import checkpoints, moments
 from train.__main__ import main, train
 from train.average import Average
@@ -173,6 +179,41 @@ def test_memory_and_speed_fields_change_nothing_learned(fields, plain, tokenizer
     assert tensors["model"].keys() == expected["model"].keys()
 
 
+LLAMAGEN_DECAYS = """
+compressor.conv  conditioner.visual  conditioner.text_in  conditioner.text_out
+conditioner.class_table  upsampler.expand  upsampler.refine
+backbone.tok_embeddings  backbone.layers.0.attention.wqkv  backbone.layers.0.attention.wo
+backbone.layers.0.feed_forward.w1  backbone.layers.0.feed_forward.w2
+backbone.layers.0.feed_forward.w3  backbone.output
+"""
+VAR_DECAYS = """
+compressor.conv  conditioner.visual  conditioner.text_in  conditioner.text_out
+conditioner.class_table  conditioner.pool  upsampler.expand  upsampler.refine
+backbone.word_embed  backbone.blocks.0.attn.mat_qkv  backbone.blocks.0.attn.proj
+backbone.blocks.0.ffn.fc1  backbone.blocks.0.ffn.fc2  backbone.blocks.0.ada_lin
+backbone.head_nm.ada_lin  backbone.head
+"""
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize(
+    "preset, expected", [("toy-next-token", LLAMAGEN_DECAYS), ("toy-next-set", VAR_DECAYS)]
+)
+def test_only_weights_of_layers_decay(preset, expected, optimizer):
+    """Of LlamaGen every matrix decays, of VAR all but positions, levels and head temperatures."""
+    changes = {"backbone": {"layers": 1, "heads": 2, "width": 32}, "condition": {"classes": 3}}
+    model = build_model(configure(preset, changes), for_training=True)
+    recipe = load_recipe(RECIPES / "toy_edit.yaml", [f"optimizer={optimizer}"])
+    names = {id(p): name for name, p in model.named_parameters()}
+    decayed, others = set(), set()
+    for group in (g for o in build_optimizers(recipe, model) for g in o.param_groups):
+        assert group["weight_decay"] in (0, recipe.weight_decay)
+        (decayed if group["weight_decay"] else others).update(names[id(p)] for p in group["params"])
+    assert decayed == {f"{layer}.weight" for layer in expected.split()}
+    assert others == {*names.values()} - decayed
+    assert {"conditioner.null_visual", "conditioner.null_text"} < others
+
+
 def test_muon_moves_hidden_matrices_and_adamw_the_rest():
     module = torch.nn.ModuleDict(
         {
@@ -327,6 +368,32 @@ def test_damaged_checkpoints_are_skipped_by_name(tmp_path):
     shutil.rmtree(tmp_path / "step-00000001")
     with pytest.raises(checkpoints.CheckpointError, match="every checkpoint"):
         checkpoints.newest(tmp_path, said.append)
+
+
+def test_moments_of_other_weights_are_refused():
+    recipe = load_recipe(RECIPES / "toy_edit.yaml")
+    module = torch.nn.Linear(2, 3)
+    [optimizer] = build_optimizers(recipe, module)
+    module(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    kept = moments.flatten(optimizer)
+    moments.restore(optimizer, kept)
+    swapped = {f"{1 - int(key[0])}{key[1:]}": value for key, value in kept.items()}
+    further = {f"2{key[1:]}": value for key, value in kept.items()}
+    for other in (swapped, further):
+        with pytest.raises(ValueError, match="moments .* in another order"):
+            moments.restore(optimizer, other)
+
+
+def test_the_processes_of_a_node_share_a_loaded_checkpoint(tmp_path):
+    path = checkpoints.save(tmp_path, 1, {"model": {"w": torch.ones(1000)}}, {}, keep=2)
+    [weight] = checkpoints.load(path)[0]["model"].values()
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    mapped = [line for line in maps if str(path) in line]
+    assert any(
+        int(first, 16) <= weight.data_ptr() < int(last, 16)
+        for first, last in (line.split()[0].split("-") for line in mapped)
+    )
 
 
 def test_a_failed_save_leaves_the_last_good_one(tmp_path, monkeypatch):

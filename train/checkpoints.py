@@ -39,7 +39,7 @@ def save(
         CheckpointError: the disk is full or not writable; what was there before is untouched.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    final, scratch = folder / f"step-{step:08d}", folder / f".tmp-{step:08d}-{os.getpid()}"
+    final, scratch = path_of(folder, step), folder / f".tmp-{step:08d}-{os.getpid()}"
     for unfinished in folder.glob(".tmp-*"):
         _remove(unfinished)
     try:
@@ -61,14 +61,21 @@ def save(
             f"the checkpoint of step {step} could not be written: {error}"
         ) from error
     for old in steps(folder)[:-keep]:
-        _remove(folder / f"step-{old:08d}")
+        _remove(path_of(folder, old))
     return final
 
 
 def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict]:
-    """Read one verified checkpoint: (file stem -> state dict, facts)."""
+    """Read one verified checkpoint: (file stem -> state dict, facts).
+
+    The tensors are mapped from the files, so the processes of a node hold them once.
+    """
     tensors = {p.stem: load_file(p) for p in sorted(path.glob("*.safetensors"))}
-    return tensors, json.loads((path / "trainer.json").read_text())
+    return tensors, load_facts(path)
+
+
+def load_facts(path: Path) -> dict:
+    return json.loads((path / "trainer.json").read_text())
 
 
 def newest(folder: Path, report=print) -> Path | None:
@@ -79,7 +86,7 @@ def newest(folder: Path, report=print) -> Path | None:
     """
     found = steps(folder)
     for step in reversed(found):
-        path = folder / f"step-{step:08d}"
+        path = path_of(folder, step)
         fault = damage(path)
         if fault is None:
             return path
@@ -104,6 +111,16 @@ def damage(path: Path) -> str | None:
         if _digest(file) != digest:
             return f"{name} does not match its hash"
     return None
+
+
+def identity(path: Path) -> str:
+    """A digest that checkpoints of the same content share; "" where there is none."""
+    manifest = path / MANIFEST
+    return _digest(manifest) if manifest.is_file() else ""
+
+
+def path_of(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}"
 
 
 def steps(folder: Path) -> list[int]:

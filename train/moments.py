@@ -28,7 +28,11 @@ def flatten(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor]) -> None:
-    """The inverse of `flatten`, from whole tensors; groups and rates stay those of the recipe."""
+    """The inverse of `flatten`, from whole tensors; groups and rates stay those of the recipe.
+
+    Raises:
+        ValueError: the moments are of weights of other shapes.
+    """
     memories: dict[int, Memory] = {}
     for key, value in flat.items():
         index, slot = key.split(".", 1)
@@ -39,6 +43,14 @@ def restore(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor]) -> None:
         _spread(optimizer.optimizer, memories)
         return
     weights = _weights(optimizer)
+    shapes = {
+        i: {torch.as_tensor(value).shape for value in m.values()} for i, m in memories.items()
+    }
+    if any(i >= len(weights) or weights[i].shape not in found for i, found in shapes.items()):
+        raise ValueError(
+            "the moments of this checkpoint are in another order: a version that grouped weights "
+            "in another way wrote it; go on with that one, or choose another out"
+        )
     state = {
         i: {slot: sharded_like(value, weights[i]) for slot, value in memory.items()}
         for i, memory in memories.items()
@@ -46,6 +58,10 @@ def restore(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor]) -> None:
     optimizer.load_state_dict(
         {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
     )
+
+
+def _fits(weight: Tensor, memory: Memory) -> bool:
+    return any(torch.as_tensor(value).shape == weight.shape for value in memory.values())
 
 
 def _weights(optimizer: torch.optim.Optimizer) -> list[Tensor]:

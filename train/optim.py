@@ -12,9 +12,22 @@ from torch import nn
 from train.muon import MuonFP32
 from train.recipe import Recipe
 
+# Layers whose weights decay, embedding tables among them, as in LlamaGen and VAR. What belongs to
+# no such layer does not: biases, norms, positions, nulls, the temperatures of attention heads.
+DECAYED_LAYERS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.Embedding)
+
+
+def decayed_weights(module: nn.Module) -> set[str]:
+    """Names of the weights of `module` that decay; VAR's level embedding is a position."""
+    return {
+        f"{name}.weight".lstrip(".")
+        for name, layer in module.named_modules()
+        if isinstance(layer, DECAYED_LAYERS) and not name.endswith("lvl_embed")
+    }
+
 
 def build_optimizers(recipe: Recipe, module: nn.Module) -> list[torch.optim.Optimizer]:
-    """AdamW with weight decay on matrices only; under "muon" hidden matrices get Muon instead.
+    """AdamW with weight decay on `decayed_weights`; under "muon" hidden matrices get Muon instead.
 
     Muon's steps are scaled to AdamW's RMS, so one learning rate serves both.
 
@@ -22,18 +35,21 @@ def build_optimizers(recipe: Recipe, module: nn.Module) -> list[torch.optim.Opti
         ValueError: the recipe's optimizer needs a package that is not installed.
     """
     named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
+    decayed = decayed_weights(module)
     tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
     muon = []
     if recipe.optimizer == "muon":
         heads = ("output.weight", "head.weight")
         muon = [
-            p for n, p in named if p.ndim == 2 and id(p) not in tables and not n.endswith(heads)
+            p
+            for n, p in named
+            if p.ndim == 2 and n in decayed and id(p) not in tables and not n.endswith(heads)
         ]
     taken = {id(p) for p in muon}
-    rest = [p for _, p in named if id(p) not in taken]
+    rest = [(n, p) for n, p in named if id(p) not in taken]
     groups = [
-        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for n, p in rest if n in decayed], "weight_decay": recipe.weight_decay},
+        {"params": [p for n, p in rest if n not in decayed], "weight_decay": 0.0},
     ]
     optimizers = [_adamw(recipe)(groups, lr=recipe.learning_rate, betas=recipe.betas)]
     if muon:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -10,11 +12,14 @@ from accelerate.utils import (
     DeepSpeedPlugin,
     DistributedType,
     FullyShardedDataParallelPlugin,
+    broadcast_object_list,
     is_deepspeed_available,
 )
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from train.recipe import Recipe
+
+T = TypeVar("T")
 
 SPREADS = {"FSDP": DistributedType.FSDP, "DEEPSPEED": DistributedType.DEEPSPEED}
 
@@ -51,6 +56,23 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
 def is_spread(accelerator: Accelerator) -> bool:
     """Whether no process has all of the weights, gradients and moments."""
     return accelerator.distributed_type in SPREADS.values()
+
+
+def from_main(accelerator: Accelerator, compute: Callable[[], T]) -> T:
+    """What `compute` gives on the main process, on every one, each of which must call this.
+
+    What it raises there is raised everywhere, so that none is left waiting for the others.
+    """
+    value, error = None, None
+    if accelerator.is_main_process:
+        try:
+            value = compute()
+        except Exception as raised:
+            error = raised
+    value, error = broadcast_object_list([value, error])
+    if error is not None:
+        raise error
+    return value
 
 
 def _zero(recipe: Recipe) -> DeepSpeedPlugin:

@@ -57,14 +57,14 @@ class Recipe:
     accumulate: int = 1  # micro-batches per step
     learning_rate: float = 1e-4
     warmup: int = 0  # steps from 0 to the full rate
-    decay: str = "constant"  # constant (the paper's) | cosine, to a tenth | linear, to zero
+    decay: str = "constant"  # constant | cosine, to a tenth | linear, to zero
 
     # Optimiser
     # muon moves matrices, AdamW the rest; adamw8bit keeps moments in 8 bits (bitsandbytes).
     optimizer: str = "adamw"  # adamw | adamw8bit | muon
     fused: bool = False  # AdamW as one kernel: the same steps up to rounding
     betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.05  # on matrices only
+    weight_decay: float = 0.05  # on the weights of linear, convolution and embedding layers
     clip: float = 1.0  # gradient norm
     ema: float = 0.999  # decay of the averaged weights; 0 keeps none
     # auto: bf16 on CUDA; on a CPU the faster one, measured at the start (train/precision.py).

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from train import checkpoints, moments
 from train.average import Average
+from train.checkpoints import CheckpointError
 from train.data.sources import fingerprint
 from train.objectives import ScarObjective, TokenizerObjective, build_objective
 from train.optim import build_optimizers
-from train.processes import is_spread
+from train.processes import from_main, is_spread
 from train.recipe import Recipe
 from train.sharding import gathered
 
@@ -52,14 +55,15 @@ def prepare(recipe: Recipe, accelerator: Accelerator, source) -> tuple[State, nn
     Raises:
         ValueError: the recipe does not fit its preset, `out` holds another run, or the data are not
             those it was stopped with.
-        CheckpointError: there are checkpoints and all of them are damaged.
+        CheckpointError: there are checkpoints and all of them are damaged, or the processes do not
+            see the same ones.
     """
     torch.manual_seed(recipe.seed)
     # What is spread has to be contiguous.
     layout = torch.contiguous_format if is_spread(accelerator) else torch.channels_last
     objective = build_objective(recipe).to(accelerator.device, memory_format=layout)
     data = fingerprint(source)
-    tensors, step = _newest(recipe, data)
+    tensors, step = _newest(recipe, accelerator, data)
     if step:
         objective.stateful().load_state_dict(tensors["model"])
     else:
@@ -88,6 +92,7 @@ def save(recipe: Recipe, accelerator: Accelerator, step: int, state: State) -> N
 
 def export(recipe: Recipe, accelerator: Accelerator, state: State, folder: Path) -> None:
     """Write the averaged weights for `scar.checkpoint`; every process must call this."""
+    accelerator.wait_for_everyone()  # the run is over once it is over for all
     objective, average = state.objective, state.average
     trainable = objective.trainable()
     with average.applied(trainable):
@@ -102,16 +107,49 @@ def export(recipe: Recipe, accelerator: Accelerator, state: State, folder: Path)
         whole.export(folder)
 
 
-def _newest(recipe: Recipe, data: dict) -> tuple[dict[str, dict[str, Tensor]], int]:
-    """The tensors of the newest checkpoint and its step; nothing and 0 where there is none."""
-    path = checkpoints.newest(Path(recipe.out) / "checkpoints")
-    if path is None:
+def _newest(
+    recipe: Recipe, accelerator: Accelerator, data: dict
+) -> tuple[dict[str, dict[str, Tensor]], int]:
+    """The tensors of the newest checkpoint and its step; nothing and 0 where there is none.
+
+    The main process chooses and verifies it, and every process has to see the same one.
+    """
+    folder = Path(recipe.out) / "checkpoints"
+    step = from_main(accelerator, partial(_step_to_resume, recipe, folder, data))
+    path = checkpoints.path_of(folder, step or max(checkpoints.steps(folder), default=0))
+    _same_everywhere(recipe, folder, step, checkpoints.identity(path))
+    if not step:
         return {}, 0
-    tensors, facts = checkpoints.load(path)
+    accelerator.print(f"resuming from {path.name}")
+    return checkpoints.load(path)[0], step
+
+
+def _step_to_resume(recipe: Recipe, folder: Path, data: dict) -> int:
+    path = checkpoints.newest(folder)
+    if path is None:
+        return 0
+    facts = checkpoints.load_facts(path)
     _same_run(recipe, facts["recipe"])
     _same_data(recipe, facts.get("data", data), data)
-    print(f"resuming from {path.name}")
-    return tensors, facts["step"]
+    return facts["step"]
+
+
+def _same_everywhere(recipe: Recipe, folder: Path, step: int, identity: str) -> None:
+    """Raises CheckpointError or ValueError where nodes would train from, or to, different steps."""
+    found = gather_object([(identity, recipe.steps)])
+    other = [i for i, (there, _) in enumerate(found) if there != found[0][0]]
+    if other:
+        raise CheckpointError(
+            f"process 0 goes on from step {step} of {folder}, and process {other[0]} has other "
+            "checkpoints there, or none: out must be a folder that all nodes share, or be copied "
+            "to each of them"
+        )
+    if len({steps for _, steps in found}) > 1:
+        lengths = ", ".join(str(steps) for _, steps in found)
+        raise ValueError(
+            f"the processes would train for different numbers of steps ({lengths}): every node "
+            "needs the same recipe and the same data"
+        )
 
 
 def _same_run(recipe: Recipe, before: dict) -> None:
