@@ -161,12 +161,33 @@ class MultiScaleVQConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """L = L_CE + preservation * L_pres + alignment * L_align."""
+    """L = L_CE + preservation * L_pres + alignment * L_align + region * L_region."""
 
     preservation: float = 1.0
     alignment: float = 0.5  # the paper's delta
+    region: float = 0.0  # ours; 0 is the paper's model, which has no region head
     # Without it both sides of L_align move and a constant projection minimises it.
     detach_target: bool = True
+    # "raw": |H_s - P_t|^2, the paper's; "unit_rms": of both sides at unit mean square, so that it
+    # can reach 0 behind a final norm with any weight.
+    alignment_distance: str = "unit_rms"
+
+    def __post_init__(self) -> None:
+        if self.alignment_distance not in ("unit_rms", "raw"):
+            raise ValueError(
+                f"alignment_distance must be unit_rms or raw, not {self.alignment_distance!r}"
+            )
+
+
+@dataclass(frozen=True)
+class RegionConfig:
+    """The edit region, for models trained with L_region."""
+
+    threshold: float = 0.3  # probability above which a cell may change
+    whole: float = 0.6  # share of the cells above which the whole picture may
+    # Distance of source and target features (2 - 2 cos) above which a cell counts as changed, for
+    # data that has no mask.
+    feature_distance: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -206,6 +227,7 @@ class ScarConfig:
     compressor: CompressorConfig = CompressorConfig()
     condition: ConditionConfig = ConditionConfig()
     losses: LossConfig = LossConfig()
+    region: RegionConfig = RegionConfig()
     sampling: Sampling = field(default_factory=Sampling)
     class_names: tuple[str, ...] = ()
 

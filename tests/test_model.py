@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from scar.alignment import alignment_loss
 from scar.checkpoint import build_model, build_tokenizer, configure, load_model, save_model
 from scar.conditioning import Drop, Text
 from scar.config import Sampling
 from scar.cross_entropy import token_loss
 from scar.encoder import feature_shape
-from scar.layers import set_mask
+from scar.layers import RMSNorm, set_mask
 from scar.model import Batch
 
 TINY = {"backbone": {"layers": 2, "heads": 2, "width": 32}, "tokenizer": {"codebook_size": 64}}
@@ -45,6 +46,7 @@ def batch_for(config, tokenizer, size=2, seed=0, words=(3, 5)) -> Batch:
         tokens,
         tokenizer.inputs(tokens),
         torch.ones(size, count),
+        torch.rand(size, grid, grid, generator=generator) < 0.3,
         Drop(none, none),
     )
 
@@ -132,7 +134,7 @@ def test_cached_decoding_equals_the_full_forward(preset):
     batch = batch_for(config, tokenizer)
     prefix, backbone = prefix_of(model, batch), model.backbone
     cache = backbone.cache(prefix)
-    steps, known = [backbone.logits(backbone.prefill(prefix, cache), prefix)], 0
+    steps, known = [backbone.logits(backbone.prefill(prefix, cache)[:, -1:], prefix)], 0
     for size in backbone.set_sizes[:-1]:
         known += size
         inputs = tokenizer.next_input(batch.tokens[:, :known])
@@ -214,6 +216,37 @@ def test_alignment_target_is_detached_unless_asked():
         model(batch).alignment.backward()
         detached[detach] = model.compressor.conv.weight.grad.abs().sum()
     assert detached[True] == 0 and detached[False] > 0
+
+
+@pytest.mark.parametrize("weight", [0.5, 1.0, 2.0, 4.0])
+def test_alignment_can_reach_0_behind_a_norm_of_any_weight(weight):
+    norm = RMSNorm(32).requires_grad_(False)
+    torch.nn.init.constant_(norm.weight, weight)
+    target = 3 * torch.randn(2, 5, 32)
+    keep = torch.ones(2, dtype=torch.bool)
+    assert alignment_loss(norm(target), target, keep) == pytest.approx(0, abs=1e-6)
+    # The mean square of a difference of opposite vectors of unit mean square.
+    assert alignment_loss(norm(-target), target, keep) == pytest.approx(4, abs=1e-4)
+
+
+def test_the_raw_alignment_is_the_squared_distance_of_the_kept():
+    hidden, target = torch.randn(2, 5, 32), torch.randn(2, 5, 32)
+    loss = alignment_loss(hidden, target, torch.tensor([True, False]), "raw")
+    assert torch.allclose(loss, torch.nn.functional.mse_loss(hidden[0], target[0]))
+
+
+@pytest.mark.parametrize("preset", PARADIGMS)
+def test_a_model_aligns_by_its_configured_distance(preset):
+    config, tokenizer, model = tiny(preset)
+    batch = batch_for(config, tokenizer)
+    target = model.conditioner.project(model.compressor(batch.target))  # P_t
+    hidden = model.backbone(prefix_of(model, batch), batch.inputs)[:, : target.shape[1]]  # H_s
+    for distance in ("unit_rms", "raw"):
+        *_, model = tiny(preset, losses={"alignment_distance": distance})
+        expected = 0.5 * alignment_loss(hidden, target, ~batch.drop.image, distance)
+        assert torch.allclose(model(batch).alignment, expected)
+    with pytest.raises(ValueError, match="alignment_distance must be unit_rms or raw"):
+        tiny(preset, losses={"alignment_distance": "cosine"})
 
 
 def test_weights_choose_which_tokens_count():

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from random import Random
 
@@ -21,15 +22,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .toy_edits import FAMILIES, Example, Imagination
+from .toy_backgrounds import BACKDROPS
+from .toy_camera import photographed
+from .toy_edits import FAMILIES, EditSampler, Example
 from .toy_places import OBJECT_LIGHT, PLACES, backdrop, falling, weathered
 from .toy_scenes import Scene, Thing
 from .toy_seeds import Seeds
 from .toy_sprites import COLOURS, SpriteBank, vocabulary
+from .toy_wild import WILD_FAMILIES, WildSampler
 
-SPLITS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test", "wild")
 TRAIN_WEIGHTS = {"add": 20, "remove": 13, "replace": 18, "recolour": 13}
 TRAIN_WEIGHTS |= {"resize": 8, "move": 9, "place": 11, "weather": 8}
+TRAIN_WEIGHTS |= {"two": 5, "keep": 4}
 SKY_DEPTH = 0.1  # of objects that hang in the sky
 
 
@@ -50,15 +55,15 @@ class Batch:
 
     source: Tensor  # uint8 (B, 3, S, S)
     target: Tensor  # uint8 (B, 3, S, S)
-    mask: Tensor  # bool (B, S, S): where source and target differ, slightly dilated
+    mask: Tensor  # bool (B, S, S): where source and target differ, slightly dilated; may be empty
     source_depth: Tensor  # float32 (B, S, S), 0 far to 1 near
     target_depth: Tensor
-    label: Tensor  # int64 (B,): sprite index of the main object
+    label: Tensor  # int64 (B,): the main object if it is of the vocabulary, else one that is shown
     instruction: list[str]
     family: list[str]
     source_caption: list[str]
     target_caption: list[str]
-    held_out: list[str]  # "" | "phrasing" | "pair": why a test example is new to the model
+    held_out: list[str]  # "" | "phrasing" | "pair" | "background": why a test example is new
     objects: list[list[PlacedObject]]  # of the target, back to front
     source_objects: list[list[PlacedObject]]
     edited: list[int | None]  # index into objects of the new or changed one
@@ -67,13 +72,18 @@ class Batch:
 class ToyScenes:
     """Renders examples by index.
 
-    split: "train", "validation" (new scenes, nothing held out) or "test" (half like validation, a
-    quarter in phrasings and a quarter with object pairings that training never sees).
+    split: "train", "validation" (new scenes, nothing held out), "test" (half like validation, a
+    quarter in phrasings and a quarter with object pairings that training never sees) or "wild" (two
+    fifths like wild training, the rest in phrasings, with object pairings or on backdrops that
+    training never sees).
     size: 64 to 512 pixels, a multiple of 16. objects: the first so many of the vocabulary, at
-    least 8. families: a subset of FAMILIES, None for all. Raises ValueError for anything else.
+    least 8. families: a subset of the split's, None for all.
+    wild: the share of training scenes that leave the eighteen places, with any object in them and
+    as a camera would take them. 0 draws the plain world of "validation"; otherwise examples 2i and
+    2i + 1 are two edits of one source. Only the vocabulary is ever drawn by add and replace.
+    Raises ValueError for anything else.
     """
 
-    families = FAMILIES
     places = tuple(place.name for place in PLACES)
 
     def __init__(
@@ -84,6 +94,7 @@ class ToyScenes:
         seed: int = 0,
         device: str | torch.device = "cpu",
         families: Sequence[str] | None = None,
+        wild: float = 0.5,
     ):
         sprites = vocabulary()
         if split not in SPLITS:
@@ -92,18 +103,23 @@ class ToyScenes:
             raise ValueError(f"size must be a multiple of 16 from 64 to 512, not {size}.")
         if not 8 <= objects <= len(sprites):
             raise ValueError(f"objects must be from 8 to {len(sprites)}, not {objects}.")
-        if families is not None:
-            unknown = set(families) - set(FAMILIES)
-            if unknown or not families:
-                raise ValueError(
-                    f"Unknown families {sorted(unknown)}: choose from {', '.join(FAMILIES)}."
-                )
-            self.families = tuple(families)
+        if not 0 <= wild <= 1:
+            raise ValueError(f"wild must be a share from 0 to 1, not {wild}.")
+        self.wild = {"train": wild, "wild": 1.0}.get(split, 0.0)
+        known = WILD_FAMILIES if self.wild else FAMILIES
+        if families is not None and (not families or set(families) - set(known)):
+            unknown = sorted(set(families) - set(known))
+            raise ValueError(f"Unknown families {unknown}: choose from {', '.join(known)}.")
+        self.families = tuple(families or known)
         self.split, self.size, self.seed = split, size, seed
         self.device = torch.device(device)
         self.names = [s.name for s in sprites[:objects]]
-        self.bank = SpriteBank(objects, size, self.device)
-        self.imagination = Imagination(sprites[:objects], self.bank.colours)
+        self.bank = SpriteBank(len(sprites) if self.wild else objects, size, self.device)
+        if self.wild:
+            self.sampler = WildSampler(sprites, self.bank.colours, objects)
+        else:
+            self.sampler = EditSampler(sprites[:objects], self.bank.colours)
+        self._pair = lru_cache(256)(self._pair)
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """Render the examples of these indices, in this order. Raises ValueError for none."""
@@ -121,7 +137,7 @@ class ToyScenes:
             mask=change_mask(source, target),
             source_depth=source_depth,
             target_depth=target_depth,
-            label=torch.tensor([e.main.index for e in examples], device=self.device),
+            label=torch.tensor([self.label(e) for e in examples], device=self.device),
             instruction=[e.instruction for e in examples],
             family=[e.family for e in examples],
             source_caption=[e.source.caption for e in examples],
@@ -134,6 +150,8 @@ class ToyScenes:
 
     def example(self, index: int) -> Example:
         """Example `index` before rendering."""
+        if self.wild:
+            return self._pair(index // 2)[index % 2]
         rng = Random(f"{self.split}/{self.seed}/{len(self.names)}/{index}")
         unseen = ""
         if self.split == "train":
@@ -143,7 +161,24 @@ class ToyScenes:
             family = rng.choice(self.families)
         if self.split == "test":
             unseen = rng.choice(("", "", "phrasing", "pair"))
-        return self.imagination.example(rng, family, unseen)
+        return self.sampler.example(rng, family, unseen)
+
+    def _pair(self, number: int) -> tuple[Example, Example]:
+        """Examples 2 * number and the next one, two edits of one source."""
+        rng = Random(f"pair/{self.split}/{self.seed}/{len(self.names)}/{number}")
+        wild, unseen, weights = rng.random() < self.wild, "", None
+        if self.split == "train":
+            weights = [TRAIN_WEIGHTS[f] for f in self.families]
+        else:
+            unseen = rng.choice(("", "", "phrasing", "pair", "background"))
+        families = rng.choices(self.families, weights, k=2)
+        return self.sampler.pair(rng, families, wild, unseen)
+
+    def label(self, example: Example) -> int:
+        """The index of the main object, or else of one of the vocabulary that is shown."""
+        things = (*example.target.things, *example.source.things)
+        shown = [example.main.index, *(thing.sprite.index for thing in things)]
+        return next(index for index in shown if index < len(self.names))
 
     def render(self, scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
         """Pictures uint8 (B, 3, S, S) and depth float32 (B, S, S) of scenes."""
@@ -172,6 +207,10 @@ class ToyScenes:
                 cover = falling(weather, Seeds(seeds[rows], self.size))[:, None]
                 white = 1.0 if weather == "snow" else 0.86
                 rgb[rows] = rgb[rows] + (white - rgb[rows]) * cover
+        rows = [i for i, scene in enumerate(scenes) if scene.look]
+        if rows:
+            looks = torch.tensor([scenes[i].look for i in rows], device=self.device)
+            rgb[rows] = photographed(rgb[rows], looks)
         pictures = rgb.clamp_(0, 1).mul_(255).round_().to(torch.uint8)
         back = sorted(range(len(scenes)), key=lambda i: fullest[i])
         return pictures[back], depth[back]
@@ -185,8 +224,8 @@ class ToyScenes:
         for place, weather in sorted({k[:2] for k in keys}):
             rows = [i for i, k in enumerate(keys) if k[:2] == (place, weather)]
             seeds = Seeds(numbers[rows], self.size)
-            clear, sky, far = backdrop(PLACES[place], seeds)
-            rgb[rows] = weathered(weather, clear, sky, seeds, PLACES[place].horizon)
+            clear, sky, far = backdrop(BACKDROPS[place], seeds)
+            rgb[rows] = weathered(weather, clear, sky, seeds, BACKDROPS[place])
             depth[rows] = far
         where = {key: i for i, key in enumerate(keys)}
         rows = [where[backdrop_key(s)] for s in scenes]
@@ -199,6 +238,8 @@ class ToyScenes:
             torch.tensor([t.sprite.index for t in things], device=self.device),
             torch.tensor([colours.index(t.colour) - 1 for t in things], device=self.device),
             torch.tensor([self.cell(t) for t in things], device=self.device),
+            torch.tensor([-1.0 if t.mirrored else 1.0 for t in things], device=self.device),
+            torch.tensor([s.shadow for s in scenes], device=self.device),
             torch.tensor([OBJECT_LIGHT[s.weather] for s in scenes], device=self.device),
             self.size,
         )
@@ -255,7 +296,8 @@ def thing_depth(thing: Thing, scene: Scene) -> float:
     """The depth of the ground where the thing stands, as `toy_paint.ground_depth` has it."""
     if thing.sprite.hangs:
         return SKY_DEPTH
-    horizon = PLACES[scene.place].horizon + 0.05 * (scene.details[0] - 0.5)
+    place = BACKDROPS[scene.place]
+    horizon = place.horizon + place.sway * (scene.details[0] - 0.5)
     return 0.2 + 0.8 * min(max((thing.base - horizon) / (1 - horizon), 0.0), 1.0)
 
 

@@ -137,23 +137,35 @@ class SpriteBank:
         return rgb + (dyed - rgb) * weight
 
     def layers(
-        self, sprites: Tensor, colours: Tensor, boxes: Tensor, light: Tensor, size: int
+        self,
+        sprites: Tensor,
+        colours: Tensor,
+        boxes: Tensor,
+        mirrored: Tensor,
+        shadow: Tensor,
+        light: Tensor,
+        size: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Sprites drawn alone on an empty picture.
 
         sprites, colours: (B,); boxes: (B, 3) left, top and side of the cell in pixels;
-        light: (B, 3) multiplies the colours. Returns premultiplied RGB (B, 3, S, S), the total
+        mirrored: (B,) -1 or 1; shadow: (B,) its strength; light: (B, 3) multiplies the colours.
+        Returns premultiplied RGB (B, 3, S, S), the total
         opacity with shadow (B, 1, S, S) and the opacity of the object alone (B, 1, S, S).
         """
         alpha = self.alpha[sprites]
         rgb = self.tinted(sprites, colours) * light[:, :, None, None] * alpha
         texture = F.pad(torch.cat([rgb, alpha], 1), [self.margin] * 4)
-        total = texture[:, 3:] + (1 - texture[:, 3:]) * self.shadow[sprites]
+        total = texture[:, 3:] + (1 - texture[:, 3:]) * (
+            self.shadow[sprites] * shadow[:, None, None, None]
+        )
         texture = torch.cat([texture, total], 1)
         pixels = torch.arange(size, device=texture.device) + 0.5
         centre = boxes[:, :2] + boxes[:, 2:] / 2
         half = boxes[:, 2:] / 2 * (texture.shape[-1] / self.cell)
-        across = ((pixels - centre[:, :1]) / half)[:, None, :].expand(-1, size, -1)
+        across = ((pixels - centre[:, :1]) / half * mirrored[:, None])[:, None, :].expand(
+            -1, size, -1
+        )
         down = ((pixels - centre[:, 1:]) / half)[:, :, None].expand(-1, -1, size)
         drawn = F.grid_sample(texture, torch.stack([across, down], -1), align_corners=False)
         return drawn[:, :3], drawn[:, 4:], drawn[:, 3:4]
