@@ -8,13 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from scar.checkpoint import WeightsError, build_tokenizer, configure, save_tokenizer
+from scar.checkpoint import (
+    WeightsError,
+    build_tokenizer,
+    configure,
+    load_tokenizer,
+    save_tokenizer,
+)
 from scar.tokenizer import nearest
 from train.data.batch import RawBatch
 from train.data.toy import ToyScenes
 from train.objectives import TokenizerObjective
-from train.patches import start_from_tokenizer
-from train.perceptual import Judge
+from train.patches import start_from_patches, start_from_tokenizer
+from train.perceptual import Judge, window
 from train.recipe import load_recipe
 
 PRESETS = ("toy-next-token", "toy-next-set")
@@ -131,6 +137,65 @@ def test_a_tokenizer_starts_from_the_autoencoder_of_the_other_paradigm(tmp_path)
     assert all(torch.allclose(kept[key], given[key], rtol=1e-2) for key in given)
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+@torch.no_grad()
+def test_a_larger_decoder_starts_as_the_smaller_one_with_every_pixel_repeated(preset, tmp_path):
+    config, small = tiny(preset)
+    save_tokenizer(small, tmp_path)
+    small = load_tokenizer(config, tmp_path)
+    large = build_tokenizer(larger(preset)).eval()
+    fresh = start_from_tokenizer(large, tmp_path)
+    assert all(".attn." in key or key.startswith("decoder.mid.1.") for key in fresh)
+
+    shown = images(large.config)
+    tokens = large.encode(shown)
+    assert shown.shape[-1] == 2 * config.image_size
+    assert large.config.grid == config.grid and large.set_sizes == small.set_sizes
+    assert torch.equal(tokens, small.encode(torch.nn.functional.avg_pool2d(shown, 2)))
+    repeated = small.decode(tokens).repeat_interleave(2, -1).repeat_interleave(2, -2)
+    assert torch.allclose(large.decode(tokens), repeated, atol=1e-5)
+
+
+@torch.no_grad()
+def test_attention_of_a_decoder_reaches_every_cell():
+    """Beyond the convolutions: one changed code may change pixels at the other end."""
+    decoded = []
+    for attention in (False, True):
+        torch.manual_seed(0)
+        tokenizer = build_tokenizer(larger("toy-next-token", attention)).eval()
+        for name, weight in tokenizer.decoder.named_parameters():
+            if name.endswith("proj.weight"):
+                weight.normal_()
+        tokens = torch.zeros(1, 256, dtype=torch.long)
+        before = tokenizer.decode(tokens)
+        tokens[0, 0] = 1
+        decoded.append((tokenizer.decode(tokens) - before)[0, :, -1, -1].abs().max())
+    assert decoded[0] == 0 and decoded[1] > 0
+
+
+def larger(preset: str, attention: bool = True):
+    shape = autoencoder() | {"upscale": 2, "decoder_attention": attention}
+    changes = {"image_size": 256, "codebook_size": 64, "autoencoder": shape}
+    return configure(preset, {"tokenizer": changes}).tokenizer
+
+
+def test_an_output_smaller_than_the_input_is_refused():
+    with pytest.raises(ValueError, match="upscale must be 1 or more"):
+        configure("toy-next-token", {"tokenizer": {"autoencoder": {"upscale": 0}}})
+
+
+@torch.no_grad()
+def test_a_larger_tokenizer_starts_as_a_patch_codec_too():
+    """Flat pictures are what its few principal components surely hold."""
+    for preset in PRESETS:
+        tokenizer = build_tokenizer(larger(preset)).eval()
+        colours = torch.rand(16, 3, 1, 1, generator=torch.Generator().manual_seed(2)) * 2 - 1
+        flat = colours.expand(-1, -1, 256, 256)
+        start_from_patches(tokenizer, flat)
+        every = torch.ones(16, dtype=torch.bool)
+        assert (tokenizer.reconstruct(flat, every).images - flat).abs().mean() < 0.1
+
+
 def test_a_tokenizer_of_other_shapes_is_no_start(tmp_path):
     _, single = tiny("toy-next-token")
     save_tokenizer(single, tmp_path)
@@ -200,6 +265,16 @@ def test_a_close_up_sees_its_box_alone():
 
     assert distance(slice(64, 128)) == 0
     assert distance(slice(32, 64)) > 0
+
+
+def test_what_a_close_up_would_shrink_is_seen_through_a_window():
+    torch.manual_seed(0)
+    near = (10.0, 20.0, 150.0, 100.0)
+    assert window(near) == near
+    for _ in range(20):
+        x0, y0, x1, y1 = window((0.0, 16.0, 256.0, 240.0))
+        assert (x1 - x0, y1 - y0) == (128, 128)
+        assert x0 >= 0 and y0 >= 16 and x1 <= 256 and y1 <= 240
 
 
 def test_a_critic_and_what_it_judges_learn_apart():
