@@ -67,21 +67,22 @@ class Frozen(nn.Module):
             weights: (b, N) of each token in L_CE; only b targets become tokens.
             changed: (B, S, S) bool, pixels that the edit changes; None tells it from the features.
         """
-        with torch.autocast(source.device.type, torch.bfloat16):  # half its time, and it is frozen
-            features = self.encoder(torch.cat([source, target]))
-        before, after = features.chunk(2)
+        before, after = self.encoder(torch.cat([source, target])).chunk(2)
         if changed is None:
             cells = changed_features(before, after, self.feature_distance)
         else:
             cells = changed_cells(changed, before.shape[1])
-        tokens = self.tokenizer.encode(target[: len(weights)])
+        # bf16 would change 4% of the codes.
+        with torch.autocast(source.device.type, enabled=False):
+            tokens = self.tokenizer.encode(target[: len(weights)])
+            inputs = self.tokenizer.inputs(tokens)
         return Batch(
             before,
             after,
             self.encode_text(text),
             label,
             tokens,
-            self.tokenizer.inputs(tokens),
+            inputs,
             weights,
             cells,
             drop,

@@ -16,6 +16,7 @@ from scar.checkpoint import build_tokenizer, configure, load_tokenizer, save_tok
 from train import checkpoints, moments
 from train.__main__ import main, train
 from train.average import Average
+from train.muon import orthogonalised
 from train.optim import build_optimizers, rate
 from train.recipe import load_recipe
 from train.report import Report
@@ -186,6 +187,40 @@ def test_muon_moves_hidden_matrices_and_adamw_the_rest():
     decayed, others = adamw.param_groups
     assert [p.shape for p in decayed["params"]] == [(4, 8), (4, 8)]
     assert [p.shape for p in others["params"]] == [(8,)] and others["weight_decay"] == 0
+
+
+def test_muon_in_fp32_does_what_torch_does_in_bf16():
+    torch.manual_seed(0)
+    shapes, options = [(48, 16), (16, 16), (16, 48)], ["optimizer=muon", "weight_decay=0.5"]
+    start = [torch.randn(shape) for shape in shapes]
+    gradients = [[torch.randn(shape) for shape in shapes] for _ in range(5)]
+    ends, moments_after = {}, {}
+    for precision in ("fp32", "bf16"):
+        module = torch.nn.ParameterList(w.clone() for w in start)
+        recipe = load_recipe(RECIPES / "toy_edit.yaml", [*options, f"precision={precision}"])
+        muon = build_optimizers(recipe, module)[-1]
+        for step in gradients:
+            for weight, gradient in zip(module, step, strict=True):
+                weight.grad = gradient
+            muon.step()
+        ends[precision] = [weight.detach() for weight in module]
+        moments_after[precision] = moments.flatten(muon)
+        assert (type(muon) is torch.optim.Muon) == (precision == "bf16")
+    torch.testing.assert_close(moments_after["fp32"], moments_after["bf16"])
+    for a, b, w in zip(ends["fp32"], ends["bf16"], start, strict=True):
+        moved, other = a - w, b - w
+        assert 0 < (moved - other).norm() < 0.02 * other.norm()
+
+
+def test_muon_orthogonalises():
+    torch.manual_seed(0)
+    for shape in [(32, 8), (8, 8), (8, 32)]:
+        matrix = torch.randn(shape)
+        made = orthogonalised(matrix, (3.4445, -4.7750, 2.0315), 5, 1e-7)
+        u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+        sizes = u.T @ made @ v.T  # the same singular vectors, and values close to one
+        assert (sizes - sizes.diag().diag()).abs().max() < 1e-3
+        assert sizes.diag()[s > 0.1 * s[0]].sub(1).abs().max() < 0.35
 
 
 def test_8_bit_moments_need_their_package(monkeypatch):

@@ -60,7 +60,8 @@ class Recipe:
     weight_decay: float = 0.05  # on matrices only
     clip: float = 1.0  # gradient norm
     ema: float = 0.999  # decay of the averaged weights; 0 keeps none
-    precision: str = "bf16"  # bf16 (autocast) | fp32
+    # auto: bf16 on CUDA; on a CPU the faster one, measured at the start (train/precision.py).
+    precision: str = "auto"  # auto | bf16 (autocast) | fp32
 
     # Memory and speed; what is learned stays the same
     gradient_checkpointing: bool = False  # blocks keep their input and run again in the backward
@@ -110,7 +111,7 @@ class Recipe:
             "gradient_checkpointing and compile are for transformers, objective scar": not (
                 self.objective == "tokenizer" and (self.gradient_checkpointing or self.compile)
             ),
-            "precision must be bf16 or fp32": self.precision in ("bf16", "fp32"),
+            "precision must be auto, bf16 or fp32": self.precision in ("auto", "bf16", "fp32"),
             "the drop shares must lie in [0, 1] together": 0 <= shares <= 1,
             "keep must be at least 2": self.keep >= 2,
             "detector must be auto, real or embedded": self.detector
