@@ -73,7 +73,8 @@ class NextTokenTransformer(nn.Module):
         """The hidden states of `prefill`, with gradients and without a cache: (B, P, D). Tokens
         come after the prefix, so they are the same as in `forward`."""
         attention = attention_over(prefix.valid, self.set_sizes[:1], self._causal_prefix)
-        return self._run(self.dropout(prefix.slots), Span(0, attention), prefix)
+        x = prefix.slots.to(self.tok_embeddings.weight.dtype)  # as the cat of `forward` makes it
+        return self._run(self.dropout(x), Span(0, attention), prefix)
 
     def step(self, inputs: Tensor, known: Place, prefix: Prefix, cache: KVCache) -> Tensor:
         """Tokens (B, n), the first of which is the last of `known` -> hidden states (B, n, D), each

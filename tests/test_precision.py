@@ -78,7 +78,7 @@ def test_a_bf16_run_gets_the_tokens_of_an_fp32_one():
         frozen = Frozen(config, build_tokenizer(config.tokenizer), pretrained=False)
         images, none = torch.rand(2, 3, 128, 128) * 2 - 1, torch.zeros(2, dtype=torch.bool)
         label, weights = torch.zeros(2, dtype=torch.long), torch.ones(2, 1)
-        given = (images, images, ["", ""], label, Drop(none, none), weights)
+        given = (images, images, ["", ""], label, Drop(none, none), weights, None)
         plain = frozen.batch(*given)
         with torch.autocast("cpu", torch.bfloat16):
             mixed = frozen.batch(*given)
