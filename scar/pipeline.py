@@ -17,13 +17,13 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
-from scar.checkpoint import WeightsError, load_config, load_model, load_tokenizer
+from scar.checkpoint import WeightsError, load_config, load_model, load_tokenizer, usable_device
 from scar.compiled import Compiled, padded
 from scar.conditioning import Text
-from scar.config import Sampling, ScarConfig
+from scar.config import Sampling, ScarConfig, check_seed
 from scar.frozen import Frozen
 from scar.hub import checkpoint_folder
-from scar.images import InputError, blend, crop_back, fit_square
+from scar.images import InputError, blend, crop_back, fit_square, to_map, to_mask, to_rgb
 from scar.model import SCAR
 from scar.sampling import Steps
 
@@ -104,7 +104,9 @@ class ScarPipeline:
 
         Raises:
             WeightsError: there is no such checkpoint, or it is damaged; the message says which.
+            InputError: this machine has no such device.
         """
+        device = usable_device(device)
         folder = checkpoint_folder(source)
         if not (folder / "config.json").is_file() and (folder / paradigm).is_dir():
             folder = folder / paradigm
@@ -117,8 +119,6 @@ class ScarPipeline:
                 f"the frozen encoders of {source} are not on this machine and could not be "
                 "fetched; connect once, or use the embedded model"
             ) from error
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
         return cls(config, load_model(config, folder), frozen, device, compile)
 
     def edit(self, image: Image.Image, instruction: str, **options) -> Output:
@@ -145,12 +145,12 @@ class ScarPipeline:
         """Edit an image, yielding it as it is drawn.
 
         Args:
-            image: any size and aspect; the output has the same.
-            seed: None draws one, which the output names.
+            image: any mode, size and aspect, as opened; the output is upright RGB of its size.
+            seed: from 0 to 2147483647; None draws one, which the output names.
             guidance, temperature, top_k, top_p: see `scar.config.Sampling`; None: the model's
             default.
-            region: "L", white where the edit may happen. Outside it the output equals the input
-            exactly.
+            region: white where the edit may happen, or opaque where it has transparency (see
+            `scar.pixels.to_mask`). Outside it the output equals the input exactly.
             every: sets between two outputs; the last always comes.
 
         Raises:
@@ -160,6 +160,8 @@ class ScarPipeline:
         if not instruction.strip():
             raise InputError("The instruction is empty; say what should change.")
         sampling = self._sampling(guidance, temperature, top_k, top_p)
+        image = to_rgb(image)
+        region = None if region is None else to_mask(region, image.size)
         return self._stream(image, instruction, -1, seed, sampling, region, every)
 
     def stream_generate(
@@ -190,7 +192,7 @@ class ScarPipeline:
             )
             raise InputError(f"This model does not know class {label}: {known}.")
         sampling = self._sampling(guidance, temperature, top_k, top_p)
-        return self._stream(control_map, text, label, seed, sampling, None, every)
+        return self._stream(to_map(control_map), text, label, seed, sampling, None, every)
 
     @torch.inference_mode()
     def _stream(
@@ -204,7 +206,7 @@ class ScarPipeline:
         every: int,
     ) -> Iterator[Output]:
         clock = _Clock()
-        seed = random.randrange(2**31) if seed is None else seed
+        seed = random.randrange(2**31) if seed is None else check_seed(seed)
         generator = torch.Generator(self.device).manual_seed(seed)
         seen = self._see(image)
         words = self._read(text)
@@ -232,7 +234,6 @@ class ScarPipeline:
             clock.mark("caller")
 
     def _see(self, image: Image.Image) -> _Seen:
-        image = image.convert("RGB")
         key = hashlib.sha256(image.tobytes() + repr(image.size).encode()).hexdigest()
         if key not in self._images:
             square, box = fit_square(image, self.size)
@@ -248,7 +249,7 @@ class ScarPipeline:
 
     def _cells(self, region: Image.Image) -> Tensor:
         """(1, N) bool: the tokens of every set that touch the region."""
-        square, _ = fit_square(region.convert("L").convert("RGB"), self.size)
+        square, _ = fit_square(region, self.size)
         mask = pil_to_tensor(square)[:1].unsqueeze(0).float() / 255  # (1, 1, S, S)
         sides = self.config.tokenizer.sides
         touched = [F.adaptive_max_pool2d(mask, side).flatten(1) > 0.5 for side in sides]

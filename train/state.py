@@ -16,7 +16,7 @@ from train.average import Average
 from train.objectives import ScarObjective, TokenizerObjective, build_objective
 from train.optim import build_optimizers
 from train.processes import is_spread
-from train.recipe import Recipe
+from train.recipe import Recipe, bounded_seed
 from train.sharding import gathered
 
 # What a resumed run may change without becoming another run.
@@ -50,7 +50,7 @@ def prepare(recipe: Recipe, accelerator: Accelerator, source) -> tuple[State, nn
         ValueError: the recipe does not fit its preset, or `out` holds another run.
         CheckpointError: there are checkpoints and all of them are damaged.
     """
-    torch.manual_seed(recipe.seed)
+    torch.manual_seed(bounded_seed(recipe.seed))
     # What is spread has to be contiguous.
     layout = torch.contiguous_format if is_spread(accelerator) else torch.channels_last
     objective = build_objective(recipe).to(accelerator.device, memory_format=layout)

@@ -7,9 +7,8 @@ recipe's seed and the index asked for, so that a run can stop, move and go on.
 
 from __future__ import annotations
 
-import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -22,10 +21,10 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from preprocessors import preprocess
-from scar.images import to_rgb
+from scar.images import decode, to_rgb
 from train.data.batch import RawBatch
 from train.data.rows import BLOCKS_TOGETHER
-from train.recipe import Recipe
+from train.recipe import Recipe, bounded_seed
 
 FAULTS_ALLOWED = 0.01  # share of the samples read
 JUDGED_FROM = 1000  # samples; the share of fewer says little
@@ -139,7 +138,7 @@ class Samples:
 def epoch_order(blocks: Sequence[range], seed: int, epoch: int) -> np.ndarray:
     """A permutation of all samples keyed to (seed, epoch): blocks in random order, and the samples
     of a few consecutive ones among each other, so that large files are read block by block."""
-    rng = np.random.default_rng((seed, epoch))
+    rng = np.random.default_rng((bounded_seed(seed), epoch))
     shuffled = [blocks[b] for b in rng.permutation(len(blocks))]
     order = []
     for first in range(0, len(shuffled), BLOCKS_TOGETHER):
@@ -174,10 +173,15 @@ def frame(images: list[Image.Image], recipe: Recipe, rng: Random | None) -> list
     return out
 
 
-def decoded(image: bytes | dict | str | Path | None, folder: Path | None = None) -> Image.Image:
+def decoded(
+    image: bytes | dict | str | Path | None,
+    folder: Path | None = None,
+    convert: Callable[[Image.Image], Image.Image] = to_rgb,
+) -> Image.Image:
     """RGB from encoded bytes, a data set's {"bytes", "path"}, or a path relative to `folder`.
 
-    Upright, transparency on white. Raises SampleError.
+    Any format Pillow reads, as `scar.pixels.to_rgb` does it or, for a control map, `to_map`. Raises
+    SampleError.
     """
     if isinstance(image, dict):
         image = image.get("bytes") or image.get("path")
@@ -189,9 +193,8 @@ def decoded(image: bytes | dict | str | Path | None, folder: Path | None = None)
         except OSError as error:
             raise SampleError(f"{image} cannot be read ({error.strerror})") from None
     try:
-        with Image.open(io.BytesIO(image)) as opened:
-            opened.load()
-            return to_rgb(ImageOps.exif_transpose(opened))
+        with decode(image) as opened:
+            return convert(opened)
     except Exception as error:  # Pillow raises half a dozen kinds for a damaged file
         raise SampleError(f"its image is damaged ({error})") from None
 
