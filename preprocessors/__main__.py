@@ -7,7 +7,7 @@ import sys
 
 from preprocessors import PREPROCESSORS, Preprocessor, WeightsError, preprocess, weights
 from preprocessors.preprocessor import BACKENDS
-from scar.images import InputError, open_image
+from scar.images import InputError, check_output, save_image
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,10 +28,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _draw(name: str, input: str, output: str, **options: object) -> None:
-    drawn = preprocess(name, open_image(input), **options)
+    check_output(output)
+    drawn = preprocess(name, PREPROCESSORS[name].open(input), **options)
     try:
-        drawn.save(output)
-    except (OSError, ValueError) as error:  # ValueError: a file ending Pillow does not know
+        save_image(drawn, output)
+    except OSError as error:
         raise InputError(f"The map cannot be saved as {output}: {error}.") from None
 
 

@@ -31,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         metavar="auto|none|FILE",
         help="where the image may change: as the model foresees, everywhere, or an image, white "
-        "where it may (default: auto)",
+        "or opaque where it may (default: auto)",
     )
     _add_model(edit)
     edit.set_defaults(run=_edit)
@@ -62,11 +62,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-o", "--output", type=Path, required=True, help="PNG to write")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help="PNG, JPEG or WEBP to write"
+    )
     parser.add_argument("--model", default="embedded", help="embedded, a folder, or a Hub id")
     parser.add_argument("--paradigm", default="next-token", choices=("next-token", "next-set"))
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--seed", type=int)
+    parser.add_argument("--seed", type=int, help="0 to 2147483647; default: any")
     parser.add_argument("--guidance", type=float)
     parser.add_argument("--temperature", type=float)
     parser.add_argument("--top-k", type=int)
@@ -74,12 +76,13 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def _edit(arguments: argparse.Namespace) -> int:
-    from scar.images import open_image
+    from scar.images import open_image, open_mask
 
+    _check(arguments)
     image = open_image(arguments.image)
     region = {"auto": "auto", "none": None}.get(arguments.region, arguments.region)
     if region not in ("auto", None):
-        region = open_image(region).convert("L")
+        region = open_mask(region, image.size)
     pipe = _pipeline(arguments)
     return _run(
         pipe.stream_edit(image, arguments.instruction, region=region, **_options(arguments)),
@@ -88,13 +91,25 @@ def _edit(arguments: argparse.Namespace) -> int:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    from scar.images import open_image
+    from scar.config import class_or_words
+    from scar.images import open_map
 
-    control_map = open_image(arguments.map)
-    prompt = int(arguments.prompt) if arguments.prompt.isdecimal() else arguments.prompt
+    _check(arguments)
+    control_map = open_map(arguments.map)
+    prompt = class_or_words(arguments.prompt)
     return _run(
         _pipeline(arguments).stream_generate(control_map, prompt, **_options(arguments)), arguments
     )
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuse before anything is loaded what could only fail after the run."""
+    from scar.config import check_seed
+    from scar.images import check_output
+
+    check_output(arguments.output)
+    if arguments.seed is not None:
+        check_seed(arguments.seed)
 
 
 def _pipeline(arguments: argparse.Namespace):
@@ -113,12 +128,14 @@ def _options(arguments: argparse.Namespace) -> dict:
 def _run(outputs, arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from scar.images import save_image
+
     bar = tqdm(unit="step", leave=False)
     for out in outputs:
         bar.total = out.total
         bar.update(out.step - bar.n)
     bar.close()
-    out.image.save(arguments.output, format="PNG")
+    save_image(out.image, arguments.output)
     print(
         f"{arguments.output}: {out.drawn} of {out.tokens} tokens drawn in {out.seconds:.2f} s, "
         f"seed {out.seed}"
@@ -138,8 +155,9 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 def _bench(arguments: argparse.Namespace) -> int:
     from scar import bench, bench_check, bench_decode, bench_train
+    from scar.checkpoint import usable_device
 
-    device, repeat = arguments.device, arguments.repeat
+    device, repeat = str(usable_device(arguments.device)), arguments.repeat
     preset = arguments.preset or "toy-next-token"
     presets = (arguments.preset,) if arguments.preset else ()
     runs = {

@@ -26,6 +26,7 @@ from scar.config import (
     from_dict,
     to_dict,
 )
+from scar.errors import InputError
 from scar.model import SCAR
 from scar.next_set import NextSetTransformer
 from scar.next_token import NextTokenTransformer
@@ -50,6 +51,23 @@ def configure(preset: str, changes: dict | None = None) -> ScarConfig:
     if preset not in PRESETS:
         raise WeightsError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
     return from_dict(ScarConfig, _merged(to_dict(PRESETS[preset]), changes or {}))
+
+
+def usable_device(name: str) -> torch.device:
+    """The device called `name`, for "auto" CUDA where there is one.
+
+    Raises:
+        InputError: torch does not know the name, or this machine has no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError):  # AssertionError: torch was built without CUDA
+        raise InputError(
+            f"There is no device {name!r} to use on this machine; choose auto or cpu."
+        ) from None
+    return torch.device(name)
 
 
 def build_tokenizer(config: VQConfig | MultiScaleVQConfig) -> VQTokenizer | MultiScaleVQTokenizer:
@@ -83,7 +101,7 @@ def save_model(model: SCAR, config: ScarConfig, folder: Path) -> None:
 
 def load_config(folder: Path) -> ScarConfig:
     try:
-        return from_dict(ScarConfig, json.loads((folder / "config.json").read_text()))
+        return from_dict(ScarConfig, json.loads((folder / "config.json").read_text("utf-8-sig")))
     except OSError:
         raise WeightsError(f"{folder} is not a SCAR checkpoint: it has no config.json") from None
     except (KeyError, TypeError, ValueError) as error:

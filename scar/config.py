@@ -190,11 +190,28 @@ class RegionConfig:
     feature_distance: float = 0.5
 
 
+MAX_SEED = 2**31 - 1  # of a run; the studio, the command line and the pipeline take the same ones
+
+
+def check_seed(seed: int) -> int:
+    """`seed`; raises ValueError unless it is from 0 to `MAX_SEED`."""
+    if not 0 <= seed <= MAX_SEED:
+        raise ValueError(f"The seed must lie between 0 and {MAX_SEED}.")
+    return seed
+
+
+def class_or_words(prompt: str) -> str | int:
+    """The number of a class as an int, anything else as it is, also what is too long to be one."""
+    is_class = isinstance(prompt, str) and prompt.strip().isdecimal() and len(prompt) <= 200
+    return int(prompt) if is_class else prompt
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How tokens are drawn.
 
-    guidance: 1 is none. temperature > 0, or 0 for greedy. top_k 0 and top_p 1 keep everything.
+    guidance: 1 is none. temperature: 0, which all below 1e-6 becomes, is greedy. top_k 0 and top_p
+    1 keep everything.
     null: what the unconditional half drops, "text" (the image stays) or "joint" (both go).
     """
 
@@ -215,6 +232,8 @@ class Sampling:
         for message, holds in checks.items():
             if not holds:
                 raise ValueError(message)
+        if self.temperature < 1e-6:  # logits over so little would overflow
+            object.__setattr__(self, "temperature", 0.0)
 
 
 @dataclass(frozen=True)

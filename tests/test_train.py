@@ -22,11 +22,12 @@ from scar.checkpoint import (
 from train import checkpoints, moments
 from train.__main__ import main, train
 from train.average import Average
+from train.data.samples import epoch_order
 from train.muon import orthogonalised
 from train.optim import build_optimizers, rate
-from train.recipe import load_recipe
+from train.recipe import bounded_seed, load_recipe
 from train.report import Report
-from train.step import gradients
+from train.step import gradients, part_seed
 
 RECIPES = Path("train/recipes")
 SMALL = [
@@ -434,3 +435,12 @@ def test_rate_warms_up_and_decays():
     assert rate(recipe, 9) == pytest.approx(1.0)
     assert rate(recipe, 55) == pytest.approx(0.5)
     assert rate(recipe, 99) < 0.02
+
+
+@pytest.mark.parametrize("seed", [-1, 20240607, 2**63, -(2**70)])
+def test_any_integer_is_a_seed(seed):
+    torch.manual_seed(bounded_seed(seed))
+    torch.manual_seed(part_seed(seed, 10**6, 7))
+    first, second = (epoch_order([range(50), range(50, 80)], seed, e).tolist() for e in (0, 1))
+    assert first != second and sorted(first) == sorted(second) == list(range(80))
+    assert bounded_seed(20240607) == 20240607

@@ -166,6 +166,11 @@ def make_recipe(data: dict, overrides: list[str] = ()) -> Recipe:
     return _build(data)
 
 
+def bounded_seed(seed: int) -> int:
+    """Any integer as one that torch and numpy take: from 0 to 2^63 - 1, where it stays itself."""
+    return seed % 2**63
+
+
 def scheduled(recipe: Recipe, source: Sized) -> Recipe:
     """The recipe with its epochs over `source` as steps; the last one may reach into the next."""
     if not recipe.epochs:
@@ -177,7 +182,7 @@ def _read(path: Path) -> dict:
     if not path.is_file():
         raise ValueError(f"recipe {path} does not exist; recipes are in train/recipes/")
     try:
-        data = yaml.safe_load(path.read_text())
+        data = yaml.safe_load(path.read_text("utf-8-sig"))
     except yaml.YAMLError as error:
         raise ValueError(f"recipe {path} is not YAML: {error}") from None
     if not isinstance(data, dict):

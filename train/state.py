@@ -20,7 +20,7 @@ from train.data.sources import fingerprint
 from train.objectives import ScarObjective, TokenizerObjective, build_objective
 from train.optim import build_optimizers
 from train.processes import from_main, is_spread
-from train.recipe import Recipe
+from train.recipe import Recipe, bounded_seed
 from train.sharding import gathered
 
 # What a resumed run may change without becoming another run.
@@ -58,7 +58,7 @@ def prepare(recipe: Recipe, accelerator: Accelerator, source) -> tuple[State, nn
         CheckpointError: there are checkpoints and all of them are damaged, or the processes do not
             see the same ones.
     """
-    torch.manual_seed(recipe.seed)
+    torch.manual_seed(bounded_seed(recipe.seed))
     # What is spread has to be contiguous.
     layout = torch.contiguous_format if is_spread(accelerator) else torch.channels_last
     objective = build_objective(recipe).to(accelerator.device, memory_format=layout)

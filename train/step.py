@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from train.optim import rate
-from train.recipe import Recipe
+from train.recipe import Recipe, bounded_seed
 
 
 def gradients(
@@ -23,7 +23,7 @@ def gradients(
     losses: dict[str, Tensor] = {}
     for micro in range(recipe.accumulate):
         part = micro * accelerator.num_processes + accelerator.process_index
-        torch.manual_seed(_key(recipe.seed, step, part))
+        torch.manual_seed(part_seed(recipe.seed, step, part))
         raw = source.batch(_indices(recipe, step, part, accelerator.num_processes))
         last = micro == recipe.accumulate - 1
         accelerator.sync_gradients = last
@@ -56,8 +56,9 @@ def over_processes(accelerator: Accelerator, losses: dict[str, Tensor]) -> dict[
     return dict(zip(losses, accelerator.reduce(values, "mean"), strict=True))
 
 
-def _key(seed: int, step: int, part: int) -> int:
-    return (seed * 1_000_003 + step) * 1_009 * 1_013 + part
+def part_seed(seed: int, step: int, part: int) -> int:
+    """What torch is seeded with for one part of a step; any integer is a recipe's seed."""
+    return bounded_seed((seed * 1_000_003 + step) * 1_009 * 1_013 + part)
 
 
 def _indices(recipe: Recipe, step: int, part: int, processes: int) -> range:

@@ -8,7 +8,6 @@ and go on.
 
 from __future__ import annotations
 
-import io
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -25,10 +24,10 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from preprocessors import preprocess
-from scar.images import to_rgb
+from scar.images import decode, to_rgb
 from train.data.batch import RawBatch
 from train.data.formats import BLOCKS_TOGETHER
-from train.recipe import Recipe
+from train.recipe import Recipe, bounded_seed
 
 FAULTS_ALLOWED = 0.01  # share of the samples read; one is always allowed
 JUDGED_FROM = 1000  # samples; the share of fewer says little
@@ -204,7 +203,7 @@ def epoch_order(
     Args:
         batch: indices [k * batch, (k + 1) * batch) are one batch, counted over all epochs.
     """
-    rng = np.random.default_rng((seed, epoch))
+    rng = np.random.default_rng((bounded_seed(seed), epoch))
     shuffled = [blocks[b] for b in rng.permutation(len(blocks))]
     order, block = [], []
     for first in range(0, len(shuffled), together):
@@ -248,10 +247,15 @@ def frame(images: list[Image.Image], recipe: Recipe, rng: Random | None) -> list
     return out
 
 
-def decoded(image: bytes | dict | str | Path | None, folder: Path | None = None) -> Image.Image:
+def decoded(
+    image: bytes | dict | str | Path | None,
+    folder: Path | None = None,
+    convert: Callable[[Image.Image], Image.Image] = to_rgb,
+) -> Image.Image:
     """RGB from encoded bytes, a data set's {"bytes", "path"}, or a path relative to `folder`.
 
-    Upright, transparency on white. Raises SampleError.
+    Any format Pillow reads, as `scar.pixels.to_rgb` does it or, for a control map, `to_map`. Raises
+    SampleError.
     """
     if isinstance(image, dict):
         image = image.get("bytes") or image.get("path")
@@ -260,9 +264,8 @@ def decoded(image: bytes | dict | str | Path | None, folder: Path | None = None)
     if isinstance(image, str | Path):
         with foreign(f"{image} cannot be read"):
             image = (Path(folder or ".") / image).read_bytes()
-    with foreign("its image is damaged"), Image.open(io.BytesIO(image)) as opened:
-        opened.load()
-        return to_rgb(ImageOps.exif_transpose(opened))
+    with foreign("its image is damaged"), decode(image) as opened:
+        return convert(opened)
 
 
 def to_tensor(image: Image.Image) -> Tensor:
