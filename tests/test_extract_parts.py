@@ -16,7 +16,7 @@ from train.data.sources import open_source
 from train.dry_run import measure, memory_per_process, missing
 from train.extract import extract
 from train.frozen import build_frozen, completed, needless
-from train.objectives import ScarObjective, build_objective, see
+from train.objectives import ScarObjective, build_objective, encode_batch
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_a_part_is_extracted_and_the_rest_computed(what, objective, root, tmp_pa
     assert len(source) == 8
     got, expected = (
         completed(frozen, source.batch(range(4))),
-        see(frozen, images.batch(range(4)), 0.0),
+        encode_batch(frozen, images.batch(range(4)), 0.0),
     )
     assert torch.equal(got.tokens, expected.tokens) and torch.equal(got.label, expected.label)
     assert torch.allclose(got.source, expected.source, atol=1e-2)

@@ -14,6 +14,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
+from scar.images import to_map
 from train.data.columns import Columns, Table, label_of
 from train.data.files import IMAGES, Listing, find_image, is_leftover
 from train.data.formats import BLOCKS_TOGETHER, fingerprint_of
@@ -87,7 +88,7 @@ class ImageNet:
         if not self.maps:
             return None
         path = self.maps / self.name(i)
-        return decoded(find_image(path) or path)
+        return decoded(find_image(path) or path, convert=to_map)
 
     def _classes(self, labelled: Path, count: int) -> list[str]:
         found = self._folders(labelled)
@@ -156,7 +157,7 @@ class LabelledRows(Table):
         control = self.columns.find(row, "control")
         return Sample(
             decoded(row[image], folder),
-            decoded(row[control], folder) if control else None,
+            decoded(row[control], folder, to_map) if control else None,
             label=label_of(row[label], self.labels),
         )
 

@@ -17,6 +17,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from scar.images import to_map
 from train.data.columns import Columns, Table, text_of
 from train.data.files import Listing, find_image
 from train.data.rows import rows_of
@@ -64,7 +65,7 @@ class MultiGen(Table):
         control = self._control(row, folder)
         return Sample(
             decoded(row[image], folder),
-            decoded(control, folder) if control else None,
+            decoded(control, folder, to_map) if control else None,
             text_of(row[text], text),
         )
 
