@@ -36,7 +36,7 @@ def train(steps: int, seed: int = 0) -> MapNetwork:
     network = MapNetwork()
     optimizer = torch.optim.AdamW(network.parameters(), lr=4e-3, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
-    scenes = {side: ToyScenes("train", side, OBJECTS) for side in SIDES}
+    scenes = {side: ToyScenes("train", side, OBJECTS, wild=0.0) for side in SIDES}
     first, start = 0, time.monotonic()
     for step in range(steps):
         side = SIDES[step % len(SIDES)]

@@ -26,7 +26,13 @@ def _parser() -> argparse.ArgumentParser:
     edit = commands.add_parser("edit", help="change an image as a sentence says")
     edit.add_argument("image", type=Path)
     edit.add_argument("instruction")
-    edit.add_argument("--region", type=Path, help="an image, white where the edit may happen")
+    edit.add_argument(
+        "--region",
+        default="auto",
+        metavar="auto|none|FILE",
+        help="where the image may change: as the model foresees, everywhere, or an image, white "
+        "where it may (default: auto)",
+    )
     _add_model(edit)
     edit.set_defaults(run=_edit)
 
@@ -71,7 +77,9 @@ def _edit(arguments: argparse.Namespace) -> int:
     from scar.images import open_image
 
     image = open_image(arguments.image)
-    region = open_image(arguments.region).convert("L") if arguments.region else None
+    region = {"auto": "auto", "none": None}.get(arguments.region, arguments.region)
+    if region not in ("auto", None):
+        region = open_image(region).convert("L")
     pipe = _pipeline(arguments)
     return _run(
         pipe.stream_edit(image, arguments.instruction, region=region, **_options(arguments)),
@@ -111,7 +119,10 @@ def _run(outputs, arguments: argparse.Namespace) -> int:
         bar.update(out.step - bar.n)
     bar.close()
     out.image.save(arguments.output, format="PNG")
-    print(f"{arguments.output}: {out.tokens} tokens in {out.seconds:.2f} s, seed {out.seed}")
+    print(
+        f"{arguments.output}: {out.drawn} of {out.tokens} tokens drawn in {out.seconds:.2f} s, "
+        f"seed {out.seed}"
+    )
     return 0
 
 

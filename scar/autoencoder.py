@@ -3,7 +3,7 @@ shape).
 
 `channels` lists the levels finest first; every level but the coarsest halves the resolution.
 With `patch` > 1 pixels are folded into channels first, which is what makes the embedded model
-quick.
+quick. With `upscale` > 1 the decoder draws more pixels than the encoder reads.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scar.config import AutoencoderConfig
+from scar.layers import grid_cells, rotary_table, rotate
 
 
 class Encoder(nn.Module):
@@ -20,26 +21,30 @@ class Encoder(nn.Module):
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
         channels, coarsest = config.channels, len(config.channels) - 1
+        self.upscale = config.upscale
         self.fold = nn.PixelUnshuffle(config.patch)
         self.conv_in = nn.Conv2d(3 * config.patch**2, channels[0], 3, padding=1)
+        attention = Attention if config.attention else None
         self.levels = nn.ModuleList(
             Level(
                 channels[max(i - 1, 0)],
                 channels[i],
                 config.blocks,
                 config.norm,
-                attention=config.attention and i == coarsest,
+                attention=attention if i == coarsest else None,
                 resample=Downsample(channels[i]) if i < coarsest else None,
             )
             for i in range(len(channels))
         )
-        self.mid = middle(channels[-1], config)
+        self.mid = middle(channels[-1], config.norm, attention)
         self.head = Head(channels[-1], config.latent, config.norm)
         if config.shortcut:
-            f = config.downsampling
+            f = config.encoder_downsampling
             self.shortcut = nn.Conv2d(3, config.latent, f, stride=f)
 
     def forward(self, images: Tensor) -> Tensor:
+        if self.upscale > 1:
+            images = F.avg_pool2d(images, self.upscale)
         x = self.conv_in(self.fold(images).contiguous())
         for level in self.levels:
             x = level(x)
@@ -54,20 +59,23 @@ class Decoder(nn.Module):
         super().__init__()
         channels, coarsest = config.channels, len(config.channels) - 1
         self.conv_in = nn.Conv2d(config.latent, channels[-1], 3, padding=1)
-        self.mid = middle(channels[-1], config)
+        attention = Attention if config.attention else None
+        attention = RotaryAttention if config.decoder_attention else attention
+        self.mid = middle(channels[-1], config.norm, attention)
         self.levels = nn.ModuleList(
             Level(
                 channels[min(i + 1, coarsest)],
                 channels[i],
                 config.blocks + 1,
                 config.norm,
-                attention=config.attention and i == coarsest,
+                attention=attention if i == coarsest else None,
                 resample=Upsample(channels[i]) if i > 0 else None,
             )
             for i in reversed(range(len(channels)))
         )
-        self.head = Head(channels[0], 3 * config.patch**2, config.norm)
-        self.unfold = nn.PixelShuffle(config.patch)
+        patch = config.patch * config.upscale
+        self.head = Head(channels[0], 3 * patch**2, config.norm)
+        self.unfold = nn.PixelShuffle(patch)
         if config.shortcut:
             f = config.downsampling
             self.shortcut = nn.ConvTranspose2d(config.latent, 3, f, stride=f)
@@ -90,7 +98,7 @@ class Level(nn.Module):
         width: int,
         blocks: int,
         kind: str,
-        attention: bool,
+        attention: type[nn.Module] | None,
         resample: nn.Module | None,
     ):
         super().__init__()
@@ -98,7 +106,7 @@ class Level(nn.Module):
         self.res = nn.ModuleList(
             ResBlock(a, b, kind) for a, b in zip(widths, widths[1:], strict=False)
         )
-        self.attn = nn.ModuleList(Attention(width) for _ in range(blocks if attention else 0))
+        self.attn = nn.ModuleList(attention(width) for _ in range(blocks if attention else 0))
         self.resample = resample or nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -142,6 +150,30 @@ class Attention(nn.Module):
         return x + self.proj(y.squeeze(1).mT.reshape(b, c, h, w))
 
 
+class RotaryAttention(nn.Module):
+    """Self-attention over all cells in heads of 64 channels, with 2-D rotary positions.
+
+    The projection starts at zero, so that a fresh one changes nothing.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.heads = max(width // 64, 1)
+        self.norm = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.proj = nn.Linear(width, width, bias=False)
+        nn.init.zeros_(self.proj.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, side, _ = x.shape
+        qkv = self.qkv(self.norm(x.flatten(2).mT)).unflatten(-1, (3, self.heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, side^2, d)
+        # A grid has tens of cells a side, where text has thousands of positions: a smaller base.
+        table = rotary_table(grid_cells(side), c // self.heads, base=100.0).to(x.device)
+        y = F.scaled_dot_product_attention(rotate(q, table), rotate(k, table), v)
+        return x + self.proj(y.transpose(1, 2).flatten(2)).mT.unflatten(2, (side, side))
+
+
 class Downsample(nn.Module):
     """Stride-2 convolution padded on the right and bottom only, as both references have it."""
 
@@ -172,11 +204,9 @@ class Head(nn.Module):
         return self.conv(F.silu(self.norm(x)))
 
 
-def middle(width: int, config: AutoencoderConfig) -> nn.Sequential:
-    inner = Attention(width) if config.attention else nn.Identity()
-    return nn.Sequential(
-        ResBlock(width, width, config.norm), inner, ResBlock(width, width, config.norm)
-    )
+def middle(width: int, kind: str, attention: type[nn.Module] | None) -> nn.Sequential:
+    inner = attention(width) if attention else nn.Identity()
+    return nn.Sequential(ResBlock(width, width, kind), inner, ResBlock(width, width, kind))
 
 
 def norm(width: int, kind: str) -> nn.Module:

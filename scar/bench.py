@@ -26,7 +26,7 @@ def edit(preset: str, device: str, repeat: int) -> None:
     for i in range(repeat):
         # Unseen, so that nothing is remembered of it.
         shifted = Image.eval(image, lambda v, i=i: (v + i + 1) % 256)
-        out = pipe.edit(shifted, f"add a cat on the left, take {i}", seed=0, every=10**6)
+        out = pipe.edit(shifted, f"add a cat on the left, take {i}", seed=0)
         shares = ", ".join(
             f"{stage} {seconds / out.seconds:.0%}" for stage, seconds in out.timings.items()
         )

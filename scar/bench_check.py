@@ -74,7 +74,7 @@ def _cached_logits(task: Task) -> Tensor:
     """(2 B, N, V), set by set behind a cache."""
     backbone, tokenizer, prefix = task.model.backbone, task.tokenizer, task.prefix()
     tokens, cache = torch.cat([task.tokens, task.tokens]), backbone.cache(prefix)
-    logits, known = [backbone.logits(backbone.prefill(prefix, cache), prefix)], 0
+    logits, known = [backbone.logits(backbone.prefill(prefix, cache)[:, -1:], prefix)], 0
     for size in backbone.set_sizes[:-1]:
         known += size
         inputs = tokenizer.next_input(tokens[:, :known])

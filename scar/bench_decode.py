@@ -108,7 +108,7 @@ class Task:
         conditions = (self.features, self.text, self.label)
         count = len(self.tokenizer.set_sizes)
         *_, tokens = self.model.generate(
-            *conditions, self.tokenizer, GUIDED, generator, every=count, steps=steps
+            *conditions, self.tokenizer, GUIDED, generator, preview_every=count, steps=steps
         )
         return tokens
 

@@ -195,6 +195,7 @@ def _batch(config: ScarConfig, device: str, examples: int) -> Batch:
         tokens,
         tokens[:, :-1],
         torch.ones(examples, count, device=device),
+        torch.ones(examples, grid, grid, dtype=torch.bool, device=device),
         Drop(none.to(device), none.to(device)),
     )
 

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from scar.conditioning import Prefix, Text
 from scar.layers import KVCache
-from scar.sampling import Steps, first, following
+from scar.sampling import Prefilled, Steps, decode_set, read_sets, sample_tokens
 
 # A function is compiled again for every size of a set and every setting of `Sampling`; torch's own
 # bounds of 8 and 256 are meant for functions that should not be.
 RECOMPILATIONS = 1024
+RUN_LENGTHS = (64, 16, 4, 1)  # known tokens read in one pass
 
 
 class Compiled(Steps):
@@ -31,20 +32,37 @@ class Compiled(Steps):
         torch._dynamo.config.recompile_limit = RECOMPILATIONS
         torch._dynamo.config.accumulated_recompile_limit = RECOMPILATIONS
         how = {"mode": "reduce-overhead", "fullgraph": True, "dynamic": False}
-        self.first = torch.compile(first, **how)
-        self.following = torch.compile(following, **how)
+        self.sample_tokens = torch.compile(sample_tokens, **how)
+        self.read_sets = torch.compile(read_sets, **how)
+        self.decode_set = torch.compile(decode_set, **how)
+        self._prefill = torch.compile(_prefill, **how)
         self._caches: dict[tuple[torch.Size, torch.dtype], KVCache] = {}
 
-    def cache(self, backbone: nn.Module, prefix: Prefix) -> KVCache:
+    def prefill(self, backbone: nn.Module, prefix: Prefix) -> Prefilled:
         key = prefix.slots.shape, prefix.slots.dtype
         if key not in self._caches:
             self._caches[key] = backbone.cache(prefix)
             self._caches[key].pin()
-        self._caches[key].reset(prefix.valid)
-        return self._caches[key]
+        cache = self._caches[key]
+        cache.reset(prefix.valid)
+        # A copy: the next replay of the graph writes over what this one returned.
+        return Prefilled(prefix, cache, self._prefill(backbone, prefix, cache).clone())
 
     def places(self, count: int, device: torch.device) -> Tensor:
         return torch.arange(count, device=device)
+
+    def chunks(self, count: int, set_sizes: tuple[int, ...]) -> list[int]:
+        """Runs of a few lengths only, since each length is a graph of its own."""
+        if max(set_sizes) > 1:
+            return [1] * count
+        chunks = []
+        for length in RUN_LENGTHS:
+            chunks += [length] * ((count - 1 - sum(chunks)) // length)
+        return [*chunks, 1]
+
+
+def _prefill(backbone: nn.Module, prefix: Prefix, cache: KVCache) -> Tensor:
+    return backbone.prefill(prefix, cache)
 
 
 def padded(text: Text, slots: int) -> Text:

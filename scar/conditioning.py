@@ -41,6 +41,10 @@ class Prefix(NamedTuple):
         """Both along the batch: [self; other]."""
         return Prefix(*(torch.cat(pair) for pair in zip(self, other, strict=True)))
 
+    def rows(self, start: int, end: int | None) -> Prefix:
+        """Some of the batch."""
+        return Prefix(*(part[start:end] for part in self))
+
 
 class Conditioner(nn.Module):
     """Args:

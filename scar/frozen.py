@@ -9,6 +9,7 @@ from scar.conditioning import Drop, Text
 from scar.config import ScarConfig
 from scar.encoder import VisualEncoder
 from scar.model import Batch
+from scar.region import changed_cells, changed_features
 from scar.text import TextEncoder
 
 
@@ -29,6 +30,7 @@ class Frozen(nn.Module):
             else None
         )
         self.tokenizer = tokenizer
+        self.feature_distance = config.region.feature_distance
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Frozen:
@@ -55,23 +57,33 @@ class Frozen(nn.Module):
         label: Tensor,
         drop: Drop,
         weights: Tensor,
+        changed: Tensor | None,
     ) -> Batch:
         """What `SCAR.forward` trains on.
 
         Args:
             source, target: (B, 3, S, S) in [-1, 1].
             label: (B,) class label, or -1 where the text is the condition.
-            weights: (B, N) of each token in L_CE.
+            weights: (b, N) of each token in L_CE; only b targets become tokens.
+            changed: (B, S, S) bool, pixels that the edit changes; None tells it from the features.
         """
-        with torch.autocast(source.device.type, torch.bfloat16):  # half its time, and it is frozen
-            features = self.encoder(torch.cat([source, target]))
-        tokens = self.tokenizer.encode(target)
+        before, after = self.encoder(torch.cat([source, target])).chunk(2)
+        if changed is None:
+            cells = changed_features(before, after, self.feature_distance)
+        else:
+            cells = changed_cells(changed, before.shape[1])
+        # bf16 would change 4% of the codes.
+        with torch.autocast(source.device.type, enabled=False):
+            tokens = self.tokenizer.encode(target[: len(weights)])
+            inputs = self.tokenizer.inputs(tokens)
         return Batch(
-            *features.chunk(2),
+            before,
+            after,
             self.encode_text(text),
             label,
             tokens,
-            self.tokenizer.inputs(tokens),
+            inputs,
             weights,
+            cells,
             drop,
         )

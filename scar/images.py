@@ -11,7 +11,7 @@ from io import BytesIO
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image, ImageChops, ImageFilter, ImageOps
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_BYTES = 10 * 1024 * 1024
@@ -135,12 +135,23 @@ def _too_many_pixels() -> str:
     return f"This image has too many pixels; at most {MAX_PIXELS // 10**6} megapixels are accepted."
 
 
-def blend(
-    image: Image.Image, drawn: Image.Image, region: Image.Image, feather: float = 0.02
+def composite(
+    image: Image.Image,
+    drawn: Image.Image,
+    region: Image.Image,
+    matte: Image.Image,
+    feather: float = 0.01,
 ) -> Image.Image:
-    """`drawn` inside the region, fading to `image` before its border; outside exactly `image`."""
+    """`drawn` on `image`, by the matte inside the region; outside exactly `image`.
+
+    Args:
+        region: "L", white where the image may change.
+        matte: "L", how much of each pixel changes, at the size of `image`.
+        feather: width of the fade inside the region's border, as a share of the longer side.
+    """
     hard = region.convert("L").resize(image.size).point(lambda v: 255 if v > 127 else 0)
     radius = max(1.0, feather * max(image.size))
     inner = hard.filter(ImageFilter.GaussianBlur(radius)).point(lambda v: max(0, 2 * v - 255))
-    soft = Image.composite(inner, Image.new("L", image.size), hard)
+    soft = ImageChops.multiply(inner, matte)
+    soft = Image.composite(soft, Image.new("L", image.size), hard)
     return Image.composite(drawn, image.convert("RGB"), soft)

@@ -149,9 +149,16 @@ class KVCache:
     decode."""
 
     def __init__(
-        self, layers: int, valid: Tensor, heads: int, length: int, head_dim: int, dtype: torch.dtype
+        self,
+        layers: int,
+        valid: Tensor,
+        heads: int,
+        set_sizes: tuple[int, ...],
+        head_dim: int,
+        dtype: torch.dtype,
     ):
         batch, prefix = valid.shape
+        length = prefix + sum(set_sizes) - 1
         shape = (batch, heads, length, head_dim)
         self.keys = [torch.zeros(shape, dtype=dtype, device=valid.device) for _ in range(layers)]
         self.values = [torch.zeros(shape, dtype=dtype, device=valid.device) for _ in range(layers)]
@@ -160,7 +167,8 @@ class KVCache:
         self.visible = F.pad(valid, (0, length - prefix), value=True)[
             :, None, None, :
         ]  # (B, 1, 1, S)
-        self.slots = torch.arange(length, device=valid.device)
+        self.sets = set_of(prefix, set_sizes, valid.device)  # (S,)
+        self._set_list = self.sets.tolist()
 
     def pin(self) -> None:
         """Keep it for many decodes: a CUDA graph may rely on where it lies."""
@@ -184,12 +192,17 @@ class KVCache:
             return keys, values
         return keys[:, :, : here.stop], values[:, :, : here.stop]
 
-    def attention(self, end: Place) -> Attention:
-        """Over everything up to `end` but padding."""
-        if isinstance(end, Tensor):
-            return masked(self.visible & (self.slots < end))
-        # Only padding needs a mask: what is not decoded yet is not handed out.
-        return masked(self.visible[..., :end] if self.padded else None)
+    def attention(self, start: Place, count: int) -> Attention:
+        """Of `count` positions from `start` on, over all that is cached up to their own set."""
+        here = places(start, count)
+        if isinstance(start, Tensor):
+            return masked(self.visible & (self.sets[here, None] >= self.sets))
+        end = start + count
+        mask = self.visible[..., :end] if self.padded else None
+        if self._set_list[start] != self._set_list[end - 1]:  # several sets: each sees its own past
+            past = self.sets[here, None] >= self.sets[:end]  # (n, m)
+            mask = past if mask is None else mask & past
+        return masked(mask)
 
 
 class Span:

@@ -55,16 +55,23 @@ class NextSetTransformer(nn.Module):
         return self._run(x, Span(0, attention_over(valid, self.set_sizes)), prefix)
 
     def prefill(self, prefix: Prefix, cache: KVCache) -> Tensor:
-        """Fill the cache with prefix and start; returns the hidden state (B, 1, D) of the first
-        set."""
-        span = Span(0, cache.attention(cache.prefix), cache)
-        return self._run(self._prefix(prefix), span, prefix)[:, -1:]
+        """Fill the cache with prefix and start; returns their hidden states (B, P + 1, D). The last
+        one predicts the first set."""
+        span = Span(0, cache.attention(0, cache.prefix), cache)
+        return self._run(self._prefix(prefix), span, prefix)
+
+    def encode_prefix(self, prefix: Prefix) -> Tensor:
+        """The hidden states of `prefill`, with gradients and without a cache: (B, P + 1, D). Tokens
+        come after the prefix, so they are the same as in `forward`."""
+        valid = F.pad(prefix.valid, (0, 1), value=True)
+        span = Span(0, attention_over(valid, self.set_sizes[:1]))
+        return self._run(self._prefix(prefix), span, prefix)
 
     def step(self, inputs: Tensor, known: Place, prefix: Prefix, cache: KVCache) -> Tensor:
-        """The canvas of `known` tokens at the size of the next set (B, n, d) -> hidden states
-        (B, n, D) that predict it."""
+        """Canvases (B, n, d) at the sizes of one or more sets, the first of which follows `known`
+        tokens -> hidden states (B, n, D) that predict those sets."""
         start = cache.prefix + known - 1
-        span = Span(start, cache.attention(start + inputs.shape[1]), cache)
+        span = Span(start, cache.attention(start, inputs.shape[1]), cache)
         return self._run(self._tokens(inputs, known), span, prefix)
 
     def logits(self, hidden: Tensor, prefix: Prefix) -> Tensor:
@@ -73,11 +80,13 @@ class NextSetTransformer(nn.Module):
         return self.head(hidden)
 
     def cache(self, prefix: Prefix) -> KVCache:
-        valid = F.pad(prefix.valid, (0, 1), value=True)
-        length = valid.shape[1] + sum(self.set_sizes) - 1
-        config = self.config
         return KVCache(
-            config.layers, valid, config.heads, length, self.head_dim, prefix.slots.dtype
+            self.config.layers,
+            F.pad(prefix.valid, (0, 1), value=True),
+            self.config.heads,
+            self.set_sizes,
+            self.head_dim,
+            prefix.slots.dtype,
         )
 
     def _prefix(self, prefix: Prefix) -> Tensor:

@@ -62,27 +62,37 @@ class NextTokenTransformer(nn.Module):
         return self._run(self.dropout(x), Span(0, attention), prefix)
 
     def prefill(self, prefix: Prefix, cache: KVCache) -> Tensor:
-        """Fill the cache with the prefix; returns the hidden state (B, 1, D) that predicts the
-        first set."""
-        attention = cache.attention(cache.prefix)
+        """Fill the cache with the prefix; returns its hidden states (B, P, D). The last one
+        predicts the first set."""
+        attention = cache.attention(0, cache.prefix)
         if self._causal_prefix:
             attention = masked(set_mask(prefix.valid, self.set_sizes[:1], causal_prefix=True))
-        return self._run(prefix.slots, Span(0, attention, cache), prefix)[:, -1:]
+        return self._run(prefix.slots, Span(0, attention, cache), prefix)
+
+    def encode_prefix(self, prefix: Prefix) -> Tensor:
+        """The hidden states of `prefill`, with gradients and without a cache: (B, P, D). Tokens
+        come after the prefix, so they are the same as in `forward`."""
+        attention = attention_over(prefix.valid, self.set_sizes[:1], self._causal_prefix)
+        return self._run(self.dropout(prefix.slots), Span(0, attention), prefix)
 
     def step(self, inputs: Tensor, known: Place, prefix: Prefix, cache: KVCache) -> Tensor:
-        """The last of `known` tokens (B, 1) -> hidden state (B, 1, D) that predicts the next."""
+        """Tokens (B, n), the first of which is the last of `known` -> hidden states (B, n, D), each
+        of which predicts the token after its own."""
         start = cache.prefix + known - 1
-        span = Span(start, cache.attention(start + 1), cache)
-        return self._run(self.tok_embeddings(inputs), span, prefix)
+        x = self.tok_embeddings(inputs)
+        return self._run(x, Span(start, cache.attention(start, x.shape[1]), cache), prefix)
 
     def logits(self, hidden: Tensor, prefix: Prefix) -> Tensor:
         return self.output(hidden)
 
     def cache(self, prefix: Prefix) -> KVCache:
-        length = prefix.slots.shape[1] + len(self.set_sizes) - 1
-        config = self.config
         return KVCache(
-            config.layers, prefix.valid, config.heads, length, self.head_dim, prefix.slots.dtype
+            self.config.layers,
+            prefix.valid,
+            self.config.heads,
+            self.set_sizes,
+            self.head_dim,
+            prefix.slots.dtype,
         )
 
     @property

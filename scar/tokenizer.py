@@ -4,8 +4,9 @@ Images are (B, 3, H, W) in [-1, 1]; tokens are (B, N) int64, the sets one after 
 Both tokenizers share one surface, so that one decode loop and one training step serve both:
 
     encode(images) -> tokens          inputs(tokens) -> what the backbone reads in training
-    decode(tokens) -> images          next_input(tokens) -> what it reads after the sets so far
-    recent(tokens) -> the tokens of those that next_input reads
+    decode(tokens) -> images          next_input(tokens, sets) -> what it reads for the `sets` sets
+                                      that end with the one after `tokens`
+    recent(tokens, sets) -> the tokens of those that next_input reads
     preview(tokens, backdrop) -> the picture as far as it is known
 """
 
@@ -66,11 +67,11 @@ class VQTokenizer(nn.Module):
     def inputs(self, tokens: Tensor) -> Tensor:
         return tokens[:, :-1]
 
-    def next_input(self, tokens: Tensor) -> Tensor:
-        return tokens[:, -1:]
+    def next_input(self, tokens: Tensor, sets: int = 1) -> Tensor:
+        return tokens[:, -sets:]
 
-    def recent(self, tokens: Tensor) -> Tensor:
-        return tokens[:, -1:]
+    def recent(self, tokens: Tensor, sets: int = 1) -> Tensor:
+        return tokens[:, -sets:]
 
     def reconstruct(self, images: Tensor, continuous: Tensor) -> Reconstruction:
         """Encode and decode with the straight-through estimator.
@@ -126,17 +127,21 @@ class MultiScaleVQTokenizer(nn.Module):
 
     def inputs(self, tokens: Tensor) -> Tensor:
         """(B, N) -> (B, N - 1, d): for every scale but the first, the canvas so far at its size."""
-        ends = torch.tensor(self.set_sizes).cumsum(0).tolist()[:-1]
-        return torch.cat([self.next_input(tokens[:, :end]) for end in ends], dim=1)
+        return self.next_input(tokens[:, : -self.set_sizes[-1]], len(self.set_sizes) - 1)
 
-    def recent(self, tokens: Tensor) -> Tensor:
+    def recent(self, tokens: Tensor, sets: int = 1) -> Tensor:
         return tokens
 
-    def next_input(self, tokens: Tensor) -> Tensor:
-        """(B, n) -> (B, side^2, d) for the scale that follows."""
-        scale = len(self._split(tokens))
-        canvas = F.interpolate(self.canvas(tokens), size=self.config.scales[scale], mode="area")
-        return canvas.flatten(2).mT
+    def next_input(self, tokens: Tensor, sets: int = 1) -> Tensor:
+        """(B, n) -> (B, m, d): for each of the `sets` scales, the canvas before it at its size."""
+        parts = self._split(tokens)
+        inputs, canvas = [], 0
+        for scale, part in enumerate(parts):
+            canvas = canvas + self._spread(part, scale)
+            if scale >= len(parts) - sets:
+                side = self.config.scales[scale + 1]
+                inputs.append(F.interpolate(canvas, size=side, mode="area").flatten(2).mT)
+        return torch.cat(inputs, dim=1)
 
     def reconstruct(self, images: Tensor, continuous: Tensor) -> Reconstruction:
         """Encode and decode with the straight-through estimator.

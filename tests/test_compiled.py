@@ -64,7 +64,7 @@ def test_the_same_seed_draws_the_same_tokens(case, sampling):
     for seed in range(3):
         assert case.agrees(sampling, seed)
         assert case.agrees(sampling, seed, forced=forced)
-        assert case.agrees(sampling, seed, -case.batch.source, every=2)
+        assert case.agrees(sampling, seed, -case.batch.source, preview_every=2)
     first, other = (case.parts(case.steps, sampling, seed)[-1] for seed in (0, 1))
     assert not torch.equal(first, other)
 

@@ -19,7 +19,7 @@ from scar.convert import (
     convert_var_tokenizer,
     convert_vq16,
 )
-from scar.sampling import decode
+from scar.sampling import Steps, decode
 
 GOLDEN = Path(__file__).parent / "golden"
 TINY = {"backbone": {"layers": 2, "heads": 2, "width": 32}, "condition": {"classes": 10}}
@@ -83,14 +83,15 @@ class Converted:
         if sampling.guidance != 1:
             prefix = prefix.joined(self.prefix(label, text, null=True))
         generator = torch.Generator().manual_seed(seed)
-        *_, tokens = decode(self.backbone, prefix, tokenizer, sampling, generator)
+        prefilled = Steps().prefill(self.backbone, prefix)
+        *_, tokens = decode(self.backbone, prefilled, tokenizer, sampling, generator)
         return tokens
 
 
 class LastToken:
     @staticmethod
-    def next_input(tokens):
-        return tokens[:, -1:]
+    def next_input(tokens, sets=1):
+        return tokens[:, -sets:]
 
     recent = next_input
 

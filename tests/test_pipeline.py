@@ -74,11 +74,11 @@ def test_edit_keeps_the_size_and_repeats_with_a_seed(pipes, paradigm):
 
 @pytest.mark.parametrize("paradigm", PARADIGMS)
 def test_stream_shows_the_picture_growing(pipes, paradigm):
-    outputs = list(pipes[paradigm].stream_edit(picture(), "add a cat", seed=1, every=1))
+    outputs = list(pipes[paradigm].stream_edit(picture(), "add a cat", seed=1, preview_every=1))
     assert [out.step for out in outputs] == list(range(1, outputs[0].total + 1))
     assert outputs[-1].step == outputs[-1].total
     assert len({out.image.tobytes() for out in outputs}) > 3
-    few = list(pipes[paradigm].stream_edit(picture(), "add a cat", seed=1, every=1000))
+    few = list(pipes[paradigm].stream_edit(picture(), "add a cat", seed=1, preview_every=1000))
     assert len(few) == 2
     assert few[-1].image.tobytes() == outputs[-1].image.tobytes()
 

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from scar.config import Sampling
-from scar.sampling import Drawing, choose, draw, guidance_at, guide, keep_likely
+from scar.sampling import (
+    SamplingInputs,
+    filter_top_k_top_p,
+    guidance_at,
+    guide,
+    sample,
+    sample_tokens,
+)
 
 
 def test_guidance_moves_from_unconditional_through_conditional():
@@ -24,16 +31,16 @@ def test_ramp_starts_at_one_and_ends_at_the_scale():
 
 def test_top_k_keeps_the_k_largest():
     logits = torch.tensor([[[0.0, 3.0, 1.0, 2.0]]])
-    kept = torch.isfinite(keep_likely(logits, Sampling(top_k=2)))
+    kept = torch.isfinite(filter_top_k_top_p(logits, Sampling(top_k=2)))
     assert kept.tolist() == [[[False, True, False, True]]]
-    assert torch.equal(keep_likely(logits, Sampling(top_k=9)), logits)
+    assert torch.equal(filter_top_k_top_p(logits, Sampling(top_k=9)), logits)
 
 
 def test_top_p_keeps_the_smallest_sufficient_set():
     logits = torch.tensor([[[0.5, 0.3, 0.15, 0.05]]]).log()
 
     def kept(p):
-        return torch.isfinite(keep_likely(logits, Sampling(top_p=p))).tolist()[0][0]
+        return torch.isfinite(filter_top_k_top_p(logits, Sampling(top_p=p))).tolist()[0][0]
 
     assert kept(0.4) == [True, False, False, False]
     assert kept(0.79) == [True, True, False, False]
@@ -44,14 +51,14 @@ def test_top_p_keeps_the_smallest_sufficient_set():
 def test_draws_follow_the_probabilities_and_the_seed():
     logits = torch.tensor([0.7, 0.2, 0.1]).log().expand(1, 4000, 3)
     noise = torch.empty(logits.shape).exponential_(generator=torch.Generator().manual_seed(3))
-    drawn = draw(logits, 1.0, noise)
+    drawn = sample(logits, 1.0, noise)
     reference = torch.multinomial(
         logits.softmax(-1)[0], 1, generator=torch.Generator().manual_seed(3)
     )
     assert torch.equal(drawn, reference.T)
     shares = torch.bincount(drawn.flatten(), minlength=3) / drawn.numel()
     assert torch.allclose(shares, torch.tensor([0.7, 0.2, 0.1]), atol=0.03)
-    assert draw(logits, 0.0, noise).unique().tolist() == [0]
+    assert sample(logits, 0.0, noise).unique().tolist() == [0]
 
 
 class Identity:
@@ -66,21 +73,21 @@ class Identity:
 def test_values_that_are_not_finite_are_noticed(value):
     ones = torch.ones(1, 2, 4)
     fixed = torch.zeros(1, 2, dtype=torch.bool)
-    drawing = Drawing(ones, torch.tensor(1.0), fixed.long(), fixed)
-    assert choose(Identity, ones, None, Sampling(1.0), drawing).finite
+    inputs = SamplingInputs(ones, torch.tensor(1.0), fixed.long(), fixed)
+    assert sample_tokens(Identity, ones, None, Sampling(1.0), inputs).finite
     spoilt = torch.cat([ones[:, :1], torch.full((1, 1, 4), value)], dim=1)
-    assert not choose(Identity, spoilt, None, Sampling(1.0), drawing).finite
+    assert not sample_tokens(Identity, spoilt, None, Sampling(1.0), inputs).finite
 
 
 def test_given_tokens_stand():
-    drawing = Drawing(
+    inputs = SamplingInputs(
         torch.ones(1, 2, 4),
         torch.tensor(1.0),
         torch.tensor([[3, 3]]),
         torch.tensor([[True, False]]),
     )
     logits = torch.tensor([0.0, 9.0, 0.0, 0.0]).expand(1, 2, 4)
-    assert choose(Identity, logits, None, Sampling(1.0), drawing).tokens.tolist() == [[3, 1]]
+    assert sample_tokens(Identity, logits, None, Sampling(1.0), inputs).tokens.tolist() == [[3, 1]]
 
 
 @pytest.mark.parametrize(

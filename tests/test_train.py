@@ -22,6 +22,7 @@ from scar.checkpoint import (
 from train import checkpoints, moments
 from train.__main__ import main, train
 from train.average import Average
+from train.muon import orthogonalised
 from train.optim import build_optimizers, rate
 from train.recipe import load_recipe
 from train.report import Report
@@ -180,7 +181,7 @@ def test_memory_and_speed_fields_change_nothing_learned(fields, plain, tokenizer
 
 LLAMAGEN_DECAYS = """
 compressor.conv  conditioner.visual  conditioner.text_in  conditioner.text_out
-conditioner.class_table  upsampler.expand  upsampler.refine
+conditioner.class_table  upsampler.expand  upsampler.refine  region.conv1  region.conv2
 backbone.tok_embeddings  backbone.layers.0.attention.wqkv  backbone.layers.0.attention.wo
 backbone.layers.0.feed_forward.w1  backbone.layers.0.feed_forward.w2
 backbone.layers.0.feed_forward.w3  backbone.output
@@ -188,6 +189,7 @@ backbone.layers.0.feed_forward.w3  backbone.output
 VAR_DECAYS = """
 compressor.conv  conditioner.visual  conditioner.text_in  conditioner.text_out
 conditioner.class_table  conditioner.pool  upsampler.expand  upsampler.refine
+region.conv1  region.conv2
 backbone.word_embed  backbone.blocks.0.attn.mat_qkv  backbone.blocks.0.attn.proj
 backbone.blocks.0.ffn.fc1  backbone.blocks.0.ffn.fc2  backbone.blocks.0.ada_lin
 backbone.head_nm.ada_lin  backbone.head
@@ -201,6 +203,7 @@ backbone.head_nm.ada_lin  backbone.head
 def test_only_weights_of_layers_decay(preset, expected, optimizer):
     """Of LlamaGen every matrix decays, of VAR all but positions, levels and head temperatures."""
     changes = {"backbone": {"layers": 1, "heads": 2, "width": 32}, "condition": {"classes": 3}}
+    changes["losses"] = {"region": 1.0}
     model = build_model(configure(preset, changes), for_training=True)
     recipe = load_recipe(RECIPES / "toy_edit.yaml", [f"optimizer={optimizer}"])
     names = {id(p): name for name, p in model.named_parameters()}
@@ -227,6 +230,42 @@ def test_muon_moves_hidden_matrices_and_adamw_the_rest():
     decayed, others = adamw.param_groups
     assert [p.shape for p in decayed["params"]] == [(4, 8), (4, 8)]
     assert [p.shape for p in others["params"]] == [(8,)] and others["weight_decay"] == 0
+
+
+def test_muon_in_fp32_does_what_torch_does_in_bf16():
+    torch.manual_seed(0)
+    shapes, options = [(48, 16), (16, 16), (16, 48)], ["optimizer=muon", "weight_decay=0.5"]
+    start = [torch.randn(shape) for shape in shapes]
+    gradients = [[torch.randn(shape) for shape in shapes] for _ in range(5)]
+    ends, moments_after = {}, {}
+    for precision in ("fp32", "bf16"):
+        module = torch.nn.ModuleList(torch.nn.Linear(*w.T.shape, bias=False) for w in start)
+        for layer, weight in zip(module, start, strict=True):
+            layer.weight.data.copy_(weight)
+        recipe = load_recipe(RECIPES / "toy_edit.yaml", [*options, f"precision={precision}"])
+        muon = build_optimizers(recipe, module)[-1]
+        for step in gradients:
+            for layer, gradient in zip(module, step, strict=True):
+                layer.weight.grad = gradient
+            muon.step()
+        ends[precision] = [layer.weight.detach() for layer in module]
+        moments_after[precision] = moments.flatten(muon)
+        assert (type(muon) is torch.optim.Muon) == (precision == "bf16")
+    torch.testing.assert_close(moments_after["fp32"], moments_after["bf16"])
+    for a, b, w in zip(ends["fp32"], ends["bf16"], start, strict=True):
+        moved, other = a - w, b - w
+        assert 0 < (moved - other).norm() < 0.02 * other.norm()
+
+
+def test_muon_orthogonalises():
+    torch.manual_seed(0)
+    for shape in [(32, 8), (8, 8), (8, 32)]:
+        matrix = torch.randn(shape)
+        made = orthogonalised(matrix, (3.4445, -4.7750, 2.0315), 5, 1e-7)
+        u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+        sizes = u.T @ made @ v.T  # the same singular vectors, and values close to one
+        assert (sizes - sizes.diag().diag()).abs().max() < 1e-3
+        assert sizes.diag()[s > 0.1 * s[0]].sub(1).abs().max() < 0.35
 
 
 def test_8_bit_moments_need_their_package(monkeypatch):

@@ -21,6 +21,7 @@ from train.checkpoints import CheckpointError
 from train.data.sources import open_source
 from train.dry_run import dry_run
 from train.optim import rate
+from train.precision import resolve_precision
 from train.processes import build_accelerator
 from train.recipe import Recipe, load_recipe, scheduled
 from train.report import Report
@@ -51,6 +52,7 @@ def _recipes(words: list[str]) -> list[Recipe]:
     """Raises ValueError for recipes that are wrong, or that cannot follow one another."""
     overrides = [word for word in words if "=" in word]
     recipes = [load_recipe(word, overrides) for word in words if "=" not in word]
+    recipes = [resolve_precision(recipe) for recipe in recipes]
     if not recipes:
         raise ValueError("name a recipe first; recipes are in train/recipes/")
     if len({recipe.out for recipe in recipes}) < len(recipes):
@@ -72,6 +74,7 @@ def train(recipe: Recipe) -> Path | None:
         ValueError: the recipe asks for what does not exist, or ten steps in a row were not finite.
         CheckpointError: a checkpoint could not be written.
     """
+    recipe = resolve_precision(recipe)
     accelerator = build_accelerator(recipe)
     source = open_source(recipe, "train", accelerator.device)
     recipe = scheduled(recipe, source)

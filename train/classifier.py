@@ -74,7 +74,8 @@ def accuracy(
 @torch.no_grad()
 def _crops(features: Features, size: int, objects: int, examples: int) -> tuple[Tensor, Tensor]:
     """Features (M, F) and labels (M,) of every object in the pictures of training examples."""
-    scenes = ToyScenes("train", size, objects, device=features.encoder.mean.device)
+    device = features.encoder.mean.device
+    scenes = ToyScenes("train", size, objects, device=device, wild=0.0)
     crops, labels = [], []
     for first in range(0, examples, 50):
         pictures = showing_main(scenes.batch(range(first, min(first + 50, examples))))

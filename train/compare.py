@@ -18,6 +18,7 @@ import torch
 from train.data.extracted import read_layout
 from train.data.sources import open_source
 from train.objectives import ScarObjective, build_objective
+from train.precision import resolve_precision
 from train.recipe import Recipe, load_recipe
 
 
@@ -44,6 +45,7 @@ def compare(recipe: Recipe, folder: Path, steps: int) -> None:
         ValueError: `folder` holds fewer than `steps` + 1 batches, or was extracted for another
             recipe; or the recipe's data or tokenizer are missing.
     """
+    recipe = resolve_precision(recipe)
     images = replace(recipe, extracted="")
     read = replace(recipe, extracted=str(folder))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

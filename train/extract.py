@@ -30,7 +30,8 @@ from train.data.extracted import (
     write_shard,
 )
 from train.data.sources import open_source
-from train.objectives import see
+from train.objectives import encode_batch
+from train.precision import resolve_precision
 from train.recipe import Recipe, load_recipe
 
 SHARD = 256  # examples in a file: about 0.8 GB of DINOv2-B features at 448 px in bf16
@@ -85,6 +86,7 @@ def extract(
     if recipe.objective != "scar":
         raise ValueError("only recipes with objective scar have something to extract")
     state = PartialState(cpu=not torch.cuda.is_available())
+    recipe = resolve_precision(recipe)
     config = configure(recipe.preset, recipe.model)
     source = open_source(replace(recipe, extracted=""), "train", state.device)
     if examples is None and not hasattr(source, "__len__"):
@@ -109,7 +111,7 @@ def extract(
         batches = []
         for raw in map(source.batch, pieces):  # outside of autocast, as in the loop
             with torch.autocast(state.device.type, torch.bfloat16, recipe.precision == "bf16"):
-                batches.append(see(frozen, raw, recipe.foreground))
+                batches.append(encode_batch(frozen, raw, recipe.foreground))
         write_shard(shard_path(folder, number), batches, DTYPES[dtype])
 
 

@@ -115,9 +115,9 @@ class TokenizerObjective(nn.Module):
             "commitment": self.recipe.commitment * out.commitment,
             "spread": self.recipe.spread * spread_loss(out.latents),
         }
-        # Every fourth image: judging all of them costs more than the tokenizer itself.
-        boxes = bounding_boxes(raw.mask.repeat(2, 1, 1)[::4])
-        return losses | self.judge(out.images[::4].float(), images[::4], boxes)
+        judged = slice(None, None, self.recipe.judged_every)
+        boxes = bounding_boxes(raw.mask.repeat(2, 1, 1)[judged])
+        return losses | self.judge(out.images[judged].float(), images[judged], boxes)
 
     def _continuous(self, count: int, step: int) -> Tensor:
         """Which examples skip the quantiser: all at first, none after the recipe's first steps."""
@@ -233,9 +233,18 @@ class ScarObjective(nn.Module):
 
     def forward(self, raw: RawBatch | Batch, step: int) -> dict[str, Tensor]:
         """`raw` is a Batch where the frozen networks have seen the examples beforehand."""
-        drop = guidance_drop(self.recipe, len(raw.label), raw.label.device)
-        batch = raw if isinstance(raw, Batch) else see(self.frozen, raw, self.recipe.foreground)
-        return self.model(batch._replace(drop=drop))._asdict()
+        count = len(raw.label)
+        drop = guidance_drop(self.recipe, count, raw.label.device)
+        drawn = max(count - round(count * self.recipe.prefix_only), 1)
+        if isinstance(raw, Batch):
+            parts = {name: getattr(raw, name)[:drawn] for name in ("tokens", "inputs", "weights")}
+            batch = raw._replace(**parts)
+        else:
+            batch = encode_batch(self.frozen, raw, self.recipe.foreground, drawn)
+        losses = self.model(batch._replace(drop=drop))._asdict()
+        if not self.config.losses.region:
+            del losses["region"]
+        return losses
 
     @torch.no_grad()
     def picture(self, raw: RawBatch) -> Tensor:
@@ -265,18 +274,30 @@ def prepare_backbone(recipe: Recipe, backbone: nn.Module) -> None:
         backbone.compile()
 
 
-def see(frozen: Frozen, raw: RawBatch, foreground: float) -> Batch:
-    """What the frozen networks make of a raw batch, with no condition dropped.
+def encode_batch(
+    frozen: Frozen, raw: RawBatch, foreground: float, drawn: int | None = None
+) -> Batch:
+    """The frozen networks' features, texts and tokens of a raw batch, with no condition dropped.
 
-    foreground: tokens that touch the edit count 1 + foreground times.
+    Args:
+        foreground: tokens that touch the edit count 1 + foreground times in L_CE.
+        drawn: only the first so many targets become tokens; None: all.
     """
-    masks = raw.mask.float().unsqueeze(1)  # (B, 1, S, S)
+    masks = raw.mask[:drawn].float().unsqueeze(1)  # (b, 1, S, S)
     sides = frozen.tokenizer.config.sides
     touched = [F.adaptive_max_pool2d(masks, side).flatten(1) for side in sides]
-    weights = 1 + foreground * torch.cat(touched, dim=1)  # (B, N)
+    weights = 1 + foreground * torch.cat(touched, dim=1)  # (b, N)
     none = torch.zeros_like(raw.label, dtype=torch.bool)
     source, target = to_signed(raw.source), to_signed(raw.target)
-    return frozen.batch(source, target, raw.text, raw.label, Drop(none, none), weights)
+    return frozen.batch(
+        source,
+        target,
+        raw.text,
+        raw.label,
+        Drop(none, none),
+        weights,
+        raw.changed,
+    )
 
 
 def guidance_drop(recipe: Recipe, count: int, device: torch.device) -> Drop:

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from train.muon import MuonFP32
 from train.recipe import Recipe
 
 # Layers whose weights decay, embedding tables among them, as in LlamaGen and VAR. What belongs to
@@ -52,8 +53,10 @@ def build_optimizers(recipe: Recipe, module: nn.Module) -> list[torch.optim.Opti
     ]
     optimizers = [_adamw(recipe)(groups, lr=recipe.learning_rate, betas=recipe.betas)]
     if muon:
+        # bf16 is the only precision of torch's.
+        kind = MuonFP32 if recipe.precision == "fp32" else torch.optim.Muon
         optimizers.append(
-            torch.optim.Muon(
+            kind(
                 muon,
                 lr=recipe.learning_rate,
                 weight_decay=recipe.weight_decay,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isqrt
 from pathlib import Path
 
 import torch
@@ -15,17 +16,38 @@ from scar.tokenizer import MultiScaleVQTokenizer, VQTokenizer, nearest
 def start_from_tokenizer(tokenizer: VQTokenizer | MultiScaleVQTokenizer, folder: Path) -> list[str]:
     """Load what fits of another tokenizer; returns the keys that stay fresh.
 
-    Autoencoders of one shape serve both paradigms: only what lies around the quantiser is new.
+    Autoencoders of one shape serve both paradigms: only what lies around the quantiser is new. A
+    decoder that draws larger pictures starts with each pixel repeated.
 
     Raises:
         WeightsError: the checkpoint is damaged, or fits less than half of the weights.
     """
-    state, own = load_weights(folder, "tokenizer"), tokenizer.state_dict()
+    own = tokenizer.state_dict()
+    state = _enlarged(load_weights(folder, "tokenizer"), own)
     fitting = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
     if 2 * sum(v.numel() for v in fitting.values()) < sum(v.numel() for v in own.values()):
         raise WeightsError(f"{folder} has few weights of the shapes of this tokenizer")
     tokenizer.load_state_dict(fitting, strict=False)
     return [key for key in own if key not in fitting]
+
+
+def _enlarged(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Repeat the pixels that the decoder's last layers draw, where those of `own` draw more."""
+    state = dict(state)
+    for key in ("decoder.head.conv.weight", "decoder.head.conv.bias"):  # (3 side^2, ...)
+        side, wanted = (isqrt(len(weights[key]) // 3) for weights in (state, own))
+        pixels = state[key].unflatten(0, (3, side, side))
+        state[key] = _repeated(pixels, wanted // side, 1, 2).flatten(0, 2)
+    key = "decoder.shortcut.weight"  # (latent, 3, side, side)
+    if key in state and key in own:
+        state[key] = _repeated(state[key], own[key].shape[2] // state[key].shape[2], 2, 3)
+    return state
+
+
+def _repeated(x: Tensor, times: int, *dims: int) -> Tensor:
+    for dim in dims:
+        x = x.repeat_interleave(times, dim)
+    return x
 
 
 @torch.no_grad()
@@ -45,8 +67,8 @@ def start_from_patches(tokenizer: VQTokenizer | MultiScaleVQTokenizer, images: T
     config = tokenizer.config
     if not config.autoencoder.shortcut:
         raise ValueError("patch_start needs a tokenizer with autoencoder.shortcut")
-    d, f = config.code_dim, config.autoencoder.downsampling
-    patches = F.pixel_unshuffle(images, f).movedim(1, -1).flatten(0, 2)  # (M, 3 f f)
+    d, f = config.code_dim, config.autoencoder.encoder_downsampling
+    patches = _patches(F.avg_pool2d(images, config.autoencoder.upscale), f)  # (M, 3 f f)
     mean = patches.mean(0)
     basis = torch.linalg.svd(patches - mean, full_matrices=False).Vh
     basis = basis[: d - 1 if tokenizer.unit_latents else d]
@@ -62,6 +84,8 @@ def start_from_patches(tokenizer: VQTokenizer | MultiScaleVQTokenizer, images: T
     _identity(tokenizer.quant_conv, d)
     _identity(tokenizer.post_quant_conv, d)
 
+    f = config.autoencoder.downsampling
+    patches = _patches(images, f)
     z = torch.cat([_latents(tokenizer, part) for part in images.split(64)])
     ones = torch.ones_like(z[:, :1])
     back = torch.linalg.lstsq(torch.cat([z, ones], dim=1), patches).solution  # (d + 1, 3 f f)
@@ -100,6 +124,11 @@ def start_codes(
         spare = latents[torch.randint(len(latents), (count,))]
         codes = torch.where(number > 0, total / number.clamp(min=1), spare)
     tokenizer.codebook.weight.copy_(codes)
+
+
+def _patches(images: Tensor, side: int) -> Tensor:
+    """(B, 3, H, W) -> (M, 3 side^2)"""
+    return F.pixel_unshuffle(images, side).movedim(1, -1).flatten(0, 2)
 
 
 def _latents(tokenizer: VQTokenizer | MultiScaleVQTokenizer, images: Tensor) -> Tensor:

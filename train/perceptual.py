@@ -8,13 +8,14 @@ from torch import Tensor, nn
 
 from scar.config import EncoderConfig
 from scar.encoder import VisualEncoder
-from train.metrics import Box, crops
+from train.metrics import CROP, Box, crops
 
 
 class Judge(nn.Module):
     """Weighted losses of decoded images, whole and as close-ups of what an edit touches.
 
-    perceptual: weight of the feature distance of whole images.
+    perceptual: weight of the feature distance of whole images; larger ones, which would cost more
+        than all else, are seen through a window of 128 pixels.
     close_up: weight of the feature distance of close-ups.
     adversarial: weight of a critic's opinion of close-ups; it learns beside what it judges.
     """
@@ -29,15 +30,29 @@ class Judge(nn.Module):
         """Decoded and true images (B, 3, S, S) in [-1, 1], and a box of each, by name of loss."""
         losses = {}
         if self.perceptual:
-            distance = feature_distance(self.features(seen), self.features(wanted))
-            losses["perceptual"] = self.perceptual * distance
+            side = float(seen.shape[-1])
+            windows = [window((0.0, 0.0, side, side)) for _ in seen]
+            a, b = (self.features(crops(x, windows)) for x in (seen, wanted))
+            losses["perceptual"] = self.perceptual * feature_distance(a, b)
         if self.close_up or self.adversarial:
+            boxes = [window(box) for box in boxes]
             near, near_wanted = (self.features(crops(x, boxes)) for x in (seen, wanted))
             losses["close_up"] = self.close_up * feature_distance(near, near_wanted)
         if self.adversarial:
             fooled, losses["critic"] = self.critic(near, near_wanted)
             losses["adversarial"] = self.adversarial * fooled
         return losses
+
+
+def window(box: Box) -> Box:
+    """The box, or a random square of 128 pixels inside it where it is far larger: as a close-up,
+    shrunk to 128 pixels, it would show no detail."""
+    x0, y0, x1, y1 = box
+    if max(x1 - x0, y1 - y0) <= 1.5 * CROP:
+        return box
+    u, v = torch.rand(2).tolist()
+    left, top = x0 + u * max(x1 - x0 - CROP, 0), y0 + v * max(y1 - y0 - CROP, 0)
+    return left, top, left + CROP, top + CROP
 
 
 class FeatureLevels(nn.Module):

@@ -36,6 +36,7 @@ class Recipe:
     flip: float = 0.0  # share of examples mirrored; instructions say left and right
     workers: int = 4  # threads that read, decode and draw maps, per process
     objects: int = 48  # ToyScenes vocabulary
+    wild: float = 0.5  # share of ToyScenes training scenes beyond its places; 0: the plain world
     tasks: dict = field(default_factory=lambda: {"edit": 1.0})  # task -> share of examples
 
     # What the run starts from
@@ -59,7 +60,8 @@ class Recipe:
     weight_decay: float = 0.05  # on the weights of linear, convolution and embedding layers
     clip: float = 1.0  # gradient norm
     ema: float = 0.999  # decay of the averaged weights; 0 keeps none
-    precision: str = "bf16"  # bf16 (autocast) | fp32
+    # auto: bf16 on CUDA; on a CPU the faster one, measured at the start (train/precision.py).
+    precision: str = "auto"  # auto | bf16 (autocast) | fp32
 
     # Memory and speed; what is learned stays the same
     gradient_checkpointing: bool = False  # blocks keep their input and run again in the backward
@@ -70,11 +72,17 @@ class Recipe:
     drop_image: float = 0.05
     drop_text: float = 0.05
 
+    # Share of the examples of a step whose tokens are left out: the prefix alone, which decides
+    # L_pres, L_align and L_region, costs about a quarter of a whole example.
+    prefix_only: float = 0.0
+
     # Losses
     foreground: float = 0.0  # extra weight inside the edit mask, of tokens or of pixels
     perceptual: float = 1.0  # weight of the feature distance (tokenizer)
     close_up: float = 0.0  # weight of the same on the edit mask's box, enlarged (tokenizer)
     adversarial: float = 0.0  # weight of a critic of the enlarged boxes (tokenizer)
+    # Of so many images one is judged: all of them can cost more than the tokenizer itself.
+    judged_every: int = 4
     commitment: float = 0.25  # weight of |z - sg(code)|^2 (tokenizer)
     patch_start: int = 0  # examples whose patches start the tokenizer's linear shortcut; 0: none
     train_encoder: bool = True  # False: the tokens stay as started, the decoder learns (tokenizer)
@@ -103,7 +111,7 @@ class Recipe:
             "gradient_checkpointing and compile are for transformers, objective scar": not (
                 self.objective == "tokenizer" and (self.gradient_checkpointing or self.compile)
             ),
-            "precision must be bf16 or fp32": self.precision in ("bf16", "fp32"),
+            "precision must be auto, bf16 or fp32": self.precision in ("auto", "bf16", "fp32"),
             "the drop shares must lie in [0, 1] together": 0 <= shares <= 1,
             "keep must be at least 2": self.keep >= 2,
             "detector must be auto, real or embedded": self.detector
@@ -111,6 +119,8 @@ class Recipe:
             "fit must be crop or squash": self.fit in ("crop", "squash"),
             "enlarge must be 1 or more": self.enlarge >= 1,
             "flip must lie in [0, 1]": 0 <= self.flip <= 1,
+            "prefix_only must be 0 or more, and below 1": 0 <= self.prefix_only < 1,
+            "wild must lie in [0, 1]": 0 <= self.wild <= 1,
             "epochs must be 0 or more": self.epochs >= 0,
             "toy data have no end: set steps, not epochs": not (self.epochs and self.data == "toy"),
         }

@@ -87,7 +87,8 @@ def run_edit(
 ) -> Iterator[Progress | Result]:
     """Edit `image`; yields progress and, for each variant, one result.
 
-    `region` ("L", any size) is white where the edit may happen; None or all black means everywhere.
+    `region` ("L", any size) is white where the edit may happen; None or all black leaves it to the
+    model to foresee.
     Raises `InputError` for an instruction that is empty or too long.
     """
     instruction = check_prompt(instruction, "Please say what should change.")
@@ -97,7 +98,7 @@ def run_edit(
         region = region if region.getbbox() else None
 
     def stream(**options: Any) -> Iterator[Any]:
-        return pipe.stream_edit(image, instruction, region=region, **options)
+        return pipe.stream_edit(image, instruction, region=region or "auto", **options)
 
     facts = {"task": "edit", "instruction": instruction, "region": region is not None}
     yield from _run(pipe, stream, image, facts, settings)

@@ -38,7 +38,7 @@ class FakePipeline:
         self.endless = False
         self.running, self.finished, self.abandoned = 0, 0, 0
 
-    def stream_edit(self, image, instruction, *, region=None, **options):
+    def stream_edit(self, image, instruction, *, region="auto", **options):
         yield from self._stream(image, instruction, region, **options)
 
     def stream_generate(self, control_map, prompt, **options):
@@ -59,7 +59,7 @@ class FakePipeline:
         try:
             self.fail()
             final = edited(image, prompt, seed or 0)
-            if region is not None:
+            if isinstance(region, Image.Image):
                 final = Image.composite(final, image, region.point(lambda v: 255 * (v > 127)))
             for token in self._steps(every):
                 time.sleep(self.step_seconds)

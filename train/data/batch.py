@@ -15,7 +15,9 @@ class RawBatch:
     target: Tensor  # uint8 (B, 3, S, S)
     text: list[str]  # instruction or caption; "" where a class label is the condition
     label: Tensor  # int64 (B,): class label, -1 where text is the condition
-    mask: Tensor  # bool (B, S, S): where the target differs from what was given
+    mask: Tensor  # bool (B, S, S): what counts more in L_CE, the edit or the objects
+    # bool (B, S, S): every pixel in which source and target differ; None where data do not say
+    changed: Tensor | None = None
 
 
 def to_signed(images: Tensor) -> Tensor:

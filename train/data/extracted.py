@@ -26,7 +26,8 @@ from train.data.samples import epoch_order
 from train.recipe import Recipe
 
 RECORD = "extracted.json"
-ROWS = ("source", "target", "label", "tokens", "inputs", "weights")  # fields of a Batch, stored
+# Fields of a Batch that are stored row by row.
+ROWS = ("source", "target", "label", "tokens", "inputs", "weights", "changed")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 

@@ -62,11 +62,11 @@ class ToyEdits:
     """ToyScenes pairs as editing examples."""
 
     def __init__(self, recipe: Recipe, split: str, device: torch.device):
-        self.scenes = ToyScenes(
-            split=split, size=recipe.size, objects=recipe.objects, device=device
-        )
+        self.scenes = ToyScenes(split, recipe.size, recipe.objects, device=device, wild=recipe.wild)
 
     def batch(self, indices: Sequence[int]) -> RawBatch:
         scene = self.scenes.batch(indices)
         label = torch.full((len(indices),), -1, device=scene.source.device)
-        return RawBatch(scene.source, scene.target, scene.instruction, label, scene.mask)
+        return RawBatch(
+            scene.source, scene.target, scene.instruction, label, scene.mask, scene.mask
+        )

@@ -89,4 +89,4 @@ def _sprite(name: str) -> Sprite:
 
 @cache
 def _scenes() -> ToyScenes:
-    return ToyScenes(size=SIDE, objects=STARTER)
+    return ToyScenes(size=SIDE, objects=STARTER, wild=0.0)

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from random import Random
 
-from .toy_language import DESTINATIONS, POSITIONS, phrasings, spoken_name, utter, with_article
+from .toy_backgrounds import BACKDROPS
+from .toy_language import DESTINATIONS, POSITIONS, phrasings, spoken_name, vary_style, with_article
 from .toy_language import noun as noun_phrase
 from .toy_places import PLACES, WEATHERS
 from .toy_scenes import (
@@ -42,7 +43,7 @@ class Example:
     held_out: str
 
 
-class Imagination:
+class EditSampler:
     """Draws examples from a vocabulary. All randomness comes from the passed generator."""
 
     def __init__(self, sprites: tuple[Sprite, ...], colours: list[list[str]]):
@@ -67,8 +68,48 @@ class Imagination:
             if novel(source, target, main, family) != (unseen == "pair"):
                 continue
             template = rng.choice(phrasings(kind.split()[0], unseen == "phrasing"))
-            instruction = utter(rng, template.format(**words))
+            instruction = vary_style(rng, template.format(**words))
             return Example(source, target, family, instruction, main, edited, unseen)
+
+    # -- families, each on a scene of its own --------------------------------------------------
+
+    def _add(self, rng: Random):
+        return self.added(rng, self._scene(rng, 0, 2))
+
+    def _remove(self, rng: Random):
+        source = self._scene(rng, 1, 3)
+        return self.removed(rng, source, rng.choice(source.things))
+
+    def _replace(self, rng: Random):
+        source = self._scene(rng, 1, 3)
+        return self.replaced(rng, source, rng.choice(source.things))
+
+    def _recolour(self, rng: Random):
+        source = self._scene(rng, 1, 3)
+        return self.recoloured(rng, source, rng.choice(source.things))
+
+    def _resize(self, rng: Random):
+        source = self._scene(rng, 1, 3)
+        old = rng.choice(source.things)
+        kind = rng.choice(("bigger", "smaller"))
+        small = rng.uniform(LEAST_SIDE, 0.35)
+        large = small * rng.uniform(1.45, 1.55)
+        before, after = (small, large) if kind == "bigger" else (large, small)
+        new = inside(replace(old, side=after))
+        rest = without(source, old)
+        target = replace(source, things=(*rest, new))
+        source = replace(source, things=(*rest, inside(replace(old, side=before))))
+        return source, target, old.sprite, new, kind, self._old(rng, source, old)
+
+    def _move(self, rng: Random):
+        source = self._scene(rng, 1, 3)
+        return self.moved(rng, source, rng.choice(source.things))
+
+    def _place(self, rng: Random):
+        return self.elsewhere(rng, self._scene(rng, 1, 3))
+
+    def _weather(self, rng: Random):
+        return self.in_weather(rng, self._scene(rng, 1, 3, outdoor=True, calm=0.6))
 
     # -- scenes --------------------------------------------------------------------------------
 
@@ -93,7 +134,7 @@ class Imagination:
 
     def _new_sprite(self, rng: Random, scene: Scene) -> Sprite:
         present = {t.sprite.index for t in scene.things}
-        hang = PLACES[scene.place].outdoor and rng.random() < 0.22
+        hang = BACKDROPS[scene.place].outdoor and rng.random() < 0.22
         unused = any(s.index not in present for s in self.hanging)
         pool = self.hanging if hang and unused else self.standing
         while (sprite := rng.choice(pool)).index in present:
@@ -115,7 +156,7 @@ class Imagination:
         choices = [c for c in self.colours[sprite.index] if c != but]
         return rng.choice(choices) if choices else None
 
-    def _the(self, rng: Random, thing: Thing) -> str:
+    def _the(self, rng: Random, scene: Scene, thing: Thing) -> str:
         colour = thing.colour if rng.random() < 0.5 else None
         name = spoken_name(rng, thing.sprite, self.names)
         return noun_phrase(thing.sprite, colour, name)
@@ -124,14 +165,13 @@ class Imagination:
         name = spoken_name(rng, thing.sprite, self.names)
         return with_article(thing.sprite, thing.colour, name)
 
-    def _old(self, rng: Random, thing: Thing) -> dict[str, str]:
-        bare = self._the(rng, thing)
+    def _old(self, rng: Random, scene: Scene, thing: Thing) -> dict[str, str]:
+        bare = self._the(rng, scene, thing)
         return {"old": f"the {bare}", "bare": bare}
 
-    # -- families: (source, target, main object, edited thing, kind of phrasing, its words) ----
+    # -- edits of a scene: (source, target, main object, edited thing, kind of phrasing, words) -
 
-    def _add(self, rng: Random):
-        source = self._scene(rng, 0, 2)
+    def added(self, rng: Random, source: Scene):
         sprite = self._new_sprite(rng, source)
         free = free_columns(source, sprite.hangs)
         coloured = rng.random() < 0.25
@@ -144,11 +184,11 @@ class Imagination:
             if column is None:
                 return None
             thing, kind = self._thing(rng, sprite, column, coloured), "next"
-            words["x"] = f"the {self._the(rng, other)}"
+            words["x"] = f"the {self._the(rng, source, other)}"
         elif manner < 0.35 and standing and not sprite.hangs:
             other = rng.choice(standing)
             thing, kind = self._behind(rng, sprite, other, coloured), "behind"
-            words["x"] = f"the {self._the(rng, other)}"
+            words["x"] = f"the {self._the(rng, source, other)}"
         elif manner < 0.5:
             # Without a position the first free column of this order is meant.
             column = next(c for c in ("middle", "right", "left") if c in free)
@@ -160,7 +200,8 @@ class Imagination:
             kind = f"sky {kind}"
         where = rng.choice(POSITIONS[kind]).format(**words)
         target = replace(source, things=(*source.things, thing))
-        words = {"new": self._a(rng, thing), "where": where}
+        bare = noun_phrase(sprite, thing.colour)
+        words = {"new": self._a(rng, thing), "where": where, "thing": bare}
         return source, target, sprite, thing, f"add {kind}", words
 
     def _behind(self, rng: Random, sprite: Sprite, front: Thing, coloured: bool) -> Thing:
@@ -169,15 +210,11 @@ class Imagination:
         side = max(thing.side, front.side * 1.12)
         return inside(replace(thing, x=front.x + aside, base=front.base - 0.13, side=side))
 
-    def _remove(self, rng: Random):
-        source = self._scene(rng, 1, 3)
-        thing = rng.choice(source.things)
+    def removed(self, rng: Random, source: Scene, thing: Thing):
         target = replace(source, things=without(source, thing))
-        return source, target, thing.sprite, None, "remove", self._old(rng, thing)
+        return source, target, thing.sprite, None, "remove", self._old(rng, source, thing)
 
-    def _replace(self, rng: Random):
-        source = self._scene(rng, 1, 3)
-        old = rng.choice(source.things)
+    def replaced(self, rng: Random, source: Scene, old: Thing):
         sprite = rng.choice(self.hanging if old.sprite.hangs else self.standing)
         if any(sprite is t.sprite for t in source.things):
             return None
@@ -186,36 +223,19 @@ class Imagination:
         scale /= RELATIVE_SIZE.get(old.sprite.category, 1.0)
         new = inside(replace(new, x=old.x, base=old.base, side=old.side * scale))
         target = replace(source, things=(*without(source, old), new))
-        words = self._old(rng, old) | {"new": self._a(rng, new)}
+        words = self._old(rng, source, old) | {"new": self._a(rng, new)}
         return source, target, sprite, new, "replace", words
 
-    def _recolour(self, rng: Random):
-        source = self._scene(rng, 1, 3)
-        old = rng.choice(source.things)
+    def recoloured(self, rng: Random, source: Scene, old: Thing):
         colour = self._colour(rng, old.sprite, but=old.colour)
         if colour is None:
             return None
         new = replace(old, colour=colour)
         target = replace(source, things=(*without(source, old), new))
-        words = self._old(rng, old) | {"colour": colour}
+        words = self._old(rng, source, old) | {"colour": colour}
         return source, target, old.sprite, new, "recolour", words
 
-    def _resize(self, rng: Random):
-        source = self._scene(rng, 1, 3)
-        old = rng.choice(source.things)
-        kind = rng.choice(("bigger", "smaller"))
-        small = rng.uniform(LEAST_SIDE, 0.35)
-        large = small * rng.uniform(1.45, 1.55)
-        before, after = (small, large) if kind == "bigger" else (large, small)
-        new = inside(replace(old, side=after))
-        rest = without(source, old)
-        target = replace(source, things=(*rest, new))
-        source = replace(source, things=(*rest, inside(replace(old, side=before))))
-        return source, target, old.sprite, new, kind, self._old(rng, old)
-
-    def _move(self, rng: Random):
-        source = self._scene(rng, 1, 3)
-        old = rng.choice(source.things)
+    def moved(self, rng: Random, source: Scene, old: Thing):
         free = free_columns(source, old.sprite.hangs)
         if not free:
             return None
@@ -223,11 +243,10 @@ class Imagination:
         x = old.x - COLUMNS[old.column] + COLUMNS[column]
         new = inside(replace(old, column=column, x=x))
         target = replace(source, things=(*without(source, old), new))
-        words = self._old(rng, old) | {"to": rng.choice(DESTINATIONS[column])}
+        words = self._old(rng, source, old) | {"to": rng.choice(DESTINATIONS[column])}
         return source, target, old.sprite, new, "move", words
 
-    def _place(self, rng: Random):
-        source = self._scene(rng, 1, 3)
+    def elsewhere(self, rng: Random, source: Scene):
         place = rng.randrange(len(PLACES))
         if place == source.place:
             return None
@@ -235,8 +254,7 @@ class Imagination:
         words = {"place": PLACES[place].noun, "there": PLACES[place].where}
         return source, target, source.things[0].sprite, None, "place", words
 
-    def _weather(self, rng: Random):
-        source = self._scene(rng, 1, 3, outdoor=True, calm=0.6)
+    def in_weather(self, rng: Random, source: Scene):
         weather = rng.choice(WEATHERS)
         if weather == source.weather:
             return None
@@ -254,7 +272,7 @@ def is_held_out(name: str, other: str) -> bool:
 def novel(source: Scene, target: Scene, main: Sprite, family: str) -> bool:
     """Whether the example shows a pair that training never sees."""
     return is_held_out(main.name, family) or any(
-        is_held_out(thing.sprite.name, PLACES[scene.place].name)
+        is_held_out(thing.sprite.name, BACKDROPS[scene.place].name)
         for scene in (source, target)
         for thing in scene.things
     )

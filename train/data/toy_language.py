@@ -295,7 +295,7 @@ def spoken_name(rng: Random, sprite: Sprite, vocabulary_names: frozenset[str]) -
     return rng.choice(others) if others and rng.random() < 0.15 else sprite.name
 
 
-def utter(rng: Random, phrase: str) -> str:
+def vary_style(rng: Random, phrase: str) -> str:
     """The phrase as people type it: polite or not, any case, with or without a full stop."""
     phrase = " ".join(phrase.split())
     verb_first = phrase.split()[0] not in ("I", "I'd", "I'll", "there", "it", "what", "without")

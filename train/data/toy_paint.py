@@ -11,9 +11,9 @@ from .toy_seeds import Seeds, dot_table
 class Painter:
     """Paints layers over `rgb` (B, 3, S, S); keeps what is sky and how near everything is."""
 
-    def __init__(self, seeds: Seeds, horizon: float):
+    def __init__(self, seeds: Seeds, horizon: float, sway: float = 0.05):
         self.seeds, self.x, self.y = seeds, seeds.x, seeds.y
-        self.horizon = horizon_of(seeds, horizon)  # (B, 1, 1)
+        self.horizon = horizon + sway * (seeds[0] - 0.5)  # (B, 1, 1)
         batch, size = len(seeds.numbers), seeds.size
         device = seeds.numbers.device
         self.rgb = torch.zeros(batch, 3, size, size, device=device)
@@ -317,11 +317,6 @@ class Painter:
         middle = 0.5 + 0.3 * (self.seeds[5] - 0.5)
         r2 = ((self.x - middle) / width) ** 2 + ((self.y - 0.84) / 0.115) ** 2
         self.over(colour, ((1.08 - r2) * 6).clamp(0, 1) * amount)
-
-
-def horizon_of(seeds: Seeds, horizon: float) -> Tensor:
-    """The horizon's y of every scene, (B, 1, 1)."""
-    return horizon + 0.05 * (seeds[0] - 0.5)
 
 
 def ground_depth(y: Tensor, horizon: Tensor) -> Tensor:

@@ -25,11 +25,12 @@ class Place:
     outdoor: bool
     horizon: float
     draw: Callable[[Painter], None]
+    sway: float = 0.05  # of the horizon, from scene to scene
 
 
 def backdrop(place: Place, seeds: Seeds) -> tuple[Tensor, Tensor, Tensor]:
     """RGB (B, 3, S, S) in 0..1, the share of sky (B, S, S), and depth (B, S, S), 1 near."""
-    painter = Painter(seeds, place.horizon)
+    painter = Painter(seeds, place.horizon, place.sway)
     place.draw(painter)
     return painter.finished()
 
@@ -238,13 +239,13 @@ SKY = {
 }
 
 
-def weathered(weather: str, rgb: Tensor, sky: Tensor, seeds: Seeds, horizon: float) -> Tensor:
+def weathered(weather: str, rgb: Tensor, sky: Tensor, seeds: Seeds, place: Place) -> Tensor:
     """The backdrop (B, 3, S, S) in that weather, before any object stands in it."""
     if weather == "clear":
         return rgb
     top, bottom = (hexcolour(c, rgb.device) for c in SKY[weather])
     light = torch.tensor(LIGHT[weather], device=rgb.device)[:, None, None]
-    painter = Painter(seeds, horizon)
+    painter = Painter(seeds, place.horizon, place.sway)
     # Clouds and other sky detail shine through a little.
     painter.rgb = painter.gradient(top, bottom) * 0.85 + rgb * light * 0.15
     if weather == "night":

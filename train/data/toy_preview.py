@@ -9,7 +9,7 @@ from textwrap import wrap
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .toy import ToyScenes
+from .toy import Batch, ToyScenes
 from .toy_edits import FAMILIES
 from .toy_language import PHRASINGS, with_article
 from .toy_places import PLACES, WEATHERS
@@ -31,6 +31,7 @@ def contact_sheet() -> Image.Image:
         titled(f"{len(PLACES)} places", places_section(test)),
         titled("Weather and time of day", weather_section(test)),
         titled("Edits: source, target, instruction", edits_section()),
+        titled("Wild edits, two of each source", wild_section()),
         titled(f"Starter vocabulary: 48 of {len(vocabulary())} objects", vocabulary_section()),
     ]
     page = Image.new("RGB", (WIDTH, sum(s.height for s in sections) + 90), PAPER)
@@ -131,21 +132,32 @@ def weather_section(test: ToyScenes) -> Image.Image:
     return grid(render(test, scenes), labels, 10)
 
 
+def wild_section(count: int = 40) -> Image.Image:
+    batch = ToyScenes(size=256, wild=1.0).batch(range(count))
+    labels = [f"{t}  ({f})" for t, f in zip(batch.instruction, batch.family, strict=True)]
+    return grid(side_by_side(batch), labels, 4)
+
+
 def edits_section() -> Image.Image:
     rows = []
     for number, family in enumerate(FAMILIES):
         # The scene depends on the index more than on the family: take others for each.
         indices = range(4 * number, 4 * number + 4)
         batch = ToyScenes(split="test", size=256, families=[family]).batch(indices)
-        pairs = []
-        for source, target in zip(batch.source, batch.target, strict=True):
-            pair = Image.new("RGB", (2 * TILE + 4, TILE), PAPER)
-            pair.paste(tile(picture(source), TILE), (0, 0))
-            pair.paste(tile(picture(target), TILE), (TILE + 4, 0))
-            pairs.append(pair)
         labels = [f"{text}  ({family})" for text in batch.instruction]
-        rows.append(grid(pairs, labels, 4))
+        rows.append(grid(side_by_side(batch), labels, 4))
     return stacked(rows)
+
+
+def side_by_side(batch: Batch) -> list[Image.Image]:
+    """Source and target of every example."""
+    pairs = []
+    for source, target in zip(batch.source, batch.target, strict=True):
+        pair = Image.new("RGB", (2 * TILE + 4, TILE), PAPER)
+        pair.paste(tile(picture(source), TILE), (0, 0))
+        pair.paste(tile(picture(target), TILE), (TILE + 4, 0))
+        pairs.append(pair)
+    return pairs
 
 
 def vocabulary_section() -> Image.Image:

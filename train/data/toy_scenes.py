@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, replace
 
+from .toy_backgrounds import BACKDROPS
 from .toy_language import WEATHER_CAPTIONS, enumeration, with_article
-from .toy_places import PLACES, Place
+from .toy_places import Place
 from .toy_sprites import Sprite
 
 COLUMNS = {"left": 0.21, "middle": 0.5, "right": 0.79}
@@ -26,6 +27,7 @@ class Thing:
     base: float
     side: float
     colour: str | None = None
+    mirrored: bool = False
 
     @property
     def box(self) -> tuple[float, float, float, float]:
@@ -41,12 +43,17 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """A place (index), its weather, the objects in any order, and the place's random details."""
+    """A backdrop (its index), its weather, the objects in any order, and the backdrop's details.
+
+    `shadow` is the strength of all shadows, `look` what the camera adds: () is nothing.
+    """
 
     place: int
     weather: str
     things: tuple[Thing, ...]
     details: tuple[float, ...]
+    shadow: float = 1.0
+    look: tuple[float, ...] = ()
 
     @property
     def order(self) -> list[Thing]:
@@ -55,7 +62,7 @@ class Scene:
 
     @property
     def caption(self) -> str:
-        place = PLACES[self.place]
+        place = BACKDROPS[self.place]
         weather = WEATHER_CAPTIONS[self.weather]
         if not self.things:
             return place.noun + weather
@@ -69,7 +76,7 @@ def reading_order(thing: Thing) -> tuple[bool, float]:
 
 def plausible(scene: Scene, edited: Thing | None, kind: str) -> bool:
     """Everything inside the frame and visible, and the sky kept for outdoor places."""
-    place: Place = PLACES[scene.place]
+    place: Place = BACKDROPS[scene.place]
     if not place.outdoor and (
         scene.weather != "clear" or any(t.sprite.hangs for t in scene.things)
     ):

@@ -29,6 +29,7 @@ COLOURS: dict[str, tuple[float, float, float]] = {
 # How far a recoloured sprite must be from the original (mean absolute RGB difference) for the
 # edit to be visible to everyone.
 VISIBLE_CHANGE = 0.12
+AT_ONCE = 16  # sprites that are dyed together: they stay in the cache
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,12 @@ def sheet() -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(stacked.transpose(0, 3, 1, 2)))
 
 
+@cache
+def sprite_bank(count: int, size: int, device: torch.device) -> "SpriteBank":
+    """The bank of these arguments, which all data sets of a process share."""
+    return SpriteBank(count, size, device)
+
+
 class SpriteBank:
     """The first `count` sprites as textures for images of `size` pixels.
 
@@ -112,16 +119,22 @@ class SpriteBank:
         weight = torch.maximum(weight, self.dye_all) * self.alpha
         self.middle = (luma(self.rgb) * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3))
         ids = torch.arange(len(self.rgb), device=self.rgb.device)
-        change = [
-            ((self.tinted(ids, torch.full_like(ids, c)) - self.rgb).abs() * self.alpha)
-            .mean((1, 2, 3))
-            .div(self.alpha.mean((1, 2, 3)))
-            for c in range(len(COLOURS))
-        ]
-        visible = (torch.stack(change, 1) > VISIBLE_CHANGE).cpu()
+        change = torch.cat([self._change(some) for some in ids.split(AT_ONCE)])
+        visible = (change > VISIBLE_CHANGE).cpu()
         self.colours = [
             [name for name, ok in zip(COLOURS, row, strict=True) if ok] for row in visible.tolist()
         ]
+
+    def _change(self, ids: Tensor) -> Tensor:
+        """How far sprites (B,) in every colour are from their own, (B, colours)."""
+        rgb, alpha = self.rgb[ids], self.alpha[ids]
+        change = [
+            ((self.tinted(ids, torch.full_like(ids, c)) - rgb).abs() * alpha)
+            .mean((1, 2, 3))
+            .div(alpha.mean((1, 2, 3)))
+            for c in range(len(COLOURS))
+        ]
+        return torch.stack(change, 1)
 
     def tinted(self, sprites: Tensor, colours: Tensor) -> Tensor:
         """RGB (B, 3, c, c) of sprites (B,) in colours (B,), -1 meaning their own."""
@@ -137,23 +150,35 @@ class SpriteBank:
         return rgb + (dyed - rgb) * weight
 
     def layers(
-        self, sprites: Tensor, colours: Tensor, boxes: Tensor, light: Tensor, size: int
+        self,
+        sprites: Tensor,
+        colours: Tensor,
+        boxes: Tensor,
+        mirrored: Tensor,
+        shadow: Tensor,
+        light: Tensor,
+        size: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Sprites drawn alone on an empty picture.
 
         sprites, colours: (B,); boxes: (B, 3) left, top and side of the cell in pixels;
-        light: (B, 3) multiplies the colours. Returns premultiplied RGB (B, 3, S, S), the total
+        mirrored: (B,) -1 or 1; shadow: (B,) its strength; light: (B, 3) multiplies the colours.
+        Returns premultiplied RGB (B, 3, S, S), the total
         opacity with shadow (B, 1, S, S) and the opacity of the object alone (B, 1, S, S).
         """
         alpha = self.alpha[sprites]
         rgb = self.tinted(sprites, colours) * light[:, :, None, None] * alpha
         texture = F.pad(torch.cat([rgb, alpha], 1), [self.margin] * 4)
-        total = texture[:, 3:] + (1 - texture[:, 3:]) * self.shadow[sprites]
+        total = texture[:, 3:] + (1 - texture[:, 3:]) * (
+            self.shadow[sprites] * shadow[:, None, None, None]
+        )
         texture = torch.cat([texture, total], 1)
         pixels = torch.arange(size, device=texture.device) + 0.5
         centre = boxes[:, :2] + boxes[:, 2:] / 2
         half = boxes[:, 2:] / 2 * (texture.shape[-1] / self.cell)
-        across = ((pixels - centre[:, :1]) / half)[:, None, :].expand(-1, size, -1)
+        across = ((pixels - centre[:, :1]) / half * mirrored[:, None])[:, None, :].expand(
+            -1, size, -1
+        )
         down = ((pixels - centre[:, 1:]) / half)[:, :, None].expand(-1, -1, size)
         drawn = F.grid_sample(texture, torch.stack([across, down], -1), align_corners=False)
         return drawn[:, :3], drawn[:, 4:], drawn[:, 3:4]

@@ -49,12 +49,13 @@ class ToyTasks:
                 f"model.condition.classes, which is {classes}"
             )
         self.key = f"tasks/{split}/{recipe.seed}"
-        self.scenes = ToyScenes(split, recipe.size, recipe.objects, device=device)
+        self.scenes = ToyScenes(split, recipe.size, recipe.objects, device=device, wild=recipe.wild)
         self.maps = ControlMaps(device)
 
     def batch(self, indices: Sequence[int]) -> RawBatch:
         scene = self.scenes.batch(indices)
         source, target, mask = scene.source.clone(), scene.target.clone(), scene.mask.clone()
+        changed = scene.mask.clone()
         text, label = list(scene.instruction), torch.full_like(scene.label, -1)
         drawn = [self.draw(index) for index in indices]
         rows = [row for row, (task, _) in enumerate(drawn) if task != "edit"]
@@ -63,13 +64,14 @@ class ToyTasks:
             target[rows] = pictures.images[rows]
             kinds = [drawn[row][1] for row in rows]
             source[rows] = self.maps(pictures.images[rows], kinds, pictures.depth[rows])
+            changed[rows] = True  # nothing of a control map stays
         for row in rows:
             mask[row] = box_mask(pictures.objects[row], mask[row])
             if drawn[row][0] == "t2i":
                 text[row] = pictures.caption[row]
             else:
                 text[row], label[row] = "", pictures.label[row]
-        return RawBatch(source, target, text, label, mask)
+        return RawBatch(source, target, text, label, mask, changed)
 
     def draw(self, index: int) -> tuple[str, str]:
         """The task of an example, and the kind of its map if the task has one."""
