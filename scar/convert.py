@@ -40,6 +40,7 @@ SHARD_BYTES = 200_000_000  # a converted backbone has up to 12 GB
 FRESH = (
     "compressor.",
     "upsampler.",
+    "region.",
     "conditioner.visual.",
     "conditioner.null_visual",
     "conditioner.pool.",

@@ -182,7 +182,7 @@ def test_memory_and_speed_fields_change_nothing_learned(fields, plain, tokenizer
 
 LLAMAGEN_DECAYS = """
 compressor.conv  conditioner.visual  conditioner.text_in  conditioner.text_out
-conditioner.class_table  upsampler.expand  upsampler.refine
+conditioner.class_table  upsampler.expand  upsampler.refine  region.conv1  region.conv2
 backbone.tok_embeddings  backbone.layers.0.attention.wqkv  backbone.layers.0.attention.wo
 backbone.layers.0.feed_forward.w1  backbone.layers.0.feed_forward.w2
 backbone.layers.0.feed_forward.w3  backbone.output
@@ -190,6 +190,7 @@ backbone.layers.0.feed_forward.w3  backbone.output
 VAR_DECAYS = """
 compressor.conv  conditioner.visual  conditioner.text_in  conditioner.text_out
 conditioner.class_table  conditioner.pool  upsampler.expand  upsampler.refine
+region.conv1  region.conv2
 backbone.word_embed  backbone.blocks.0.attn.mat_qkv  backbone.blocks.0.attn.proj
 backbone.blocks.0.ffn.fc1  backbone.blocks.0.ffn.fc2  backbone.blocks.0.ada_lin
 backbone.head_nm.ada_lin  backbone.head
@@ -203,6 +204,7 @@ backbone.head_nm.ada_lin  backbone.head
 def test_only_weights_of_layers_decay(preset, expected, optimizer):
     """Of LlamaGen every matrix decays, of VAR all but positions, levels and head temperatures."""
     changes = {"backbone": {"layers": 1, "heads": 2, "width": 32}, "condition": {"classes": 3}}
+    changes["losses"] = {"region": 1.0}
     model = build_model(configure(preset, changes), for_training=True)
     recipe = load_recipe(RECIPES / "toy_edit.yaml", [f"optimizer={optimizer}"])
     names = {id(p): name for name, p in model.named_parameters()}
@@ -238,14 +240,16 @@ def test_muon_in_fp32_does_what_torch_does_in_bf16():
     gradients = [[torch.randn(shape) for shape in shapes] for _ in range(5)]
     ends, moments_after = {}, {}
     for precision in ("fp32", "bf16"):
-        module = torch.nn.ParameterList(w.clone() for w in start)
+        module = torch.nn.ModuleList(torch.nn.Linear(*w.T.shape, bias=False) for w in start)
+        for layer, weight in zip(module, start, strict=True):
+            layer.weight.data.copy_(weight)
         recipe = load_recipe(RECIPES / "toy_edit.yaml", [*options, f"precision={precision}"])
         muon = build_optimizers(recipe, module)[-1]
         for step in gradients:
-            for weight, gradient in zip(module, step, strict=True):
-                weight.grad = gradient
+            for layer, gradient in zip(module, step, strict=True):
+                layer.weight.grad = gradient
             muon.step()
-        ends[precision] = [weight.detach() for weight in module]
+        ends[precision] = [layer.weight.detach() for layer in module]
         moments_after[precision] = moments.flatten(muon)
         assert (type(muon) is torch.optim.Muon) == (precision == "bf16")
     torch.testing.assert_close(moments_after["fp32"], moments_after["bf16"])
