@@ -18,7 +18,7 @@ from pathlib import Path
 with contextlib.suppress(ImportError):
     import spaces  # noqa: F401 - on a ZeroGPU Space it must come before torch
 
-ASSETS = Path(__file__).parent / "assets"
+from scar.assets import ASSETS
 
 
 def main() -> None:

@@ -11,12 +11,18 @@ import pytest
 import torch
 from test_data import CPU, write_imagenet, write_jsonl, write_multigen
 
-from scar.checkpoint import build_model, build_tokenizer, configure, save_model, save_tokenizer
 from scar.config import Sampling
+from scar.weights.checkpoint import (
+    build_model,
+    build_tokenizer,
+    configure,
+    save_model,
+    save_tokenizer,
+)
 from train.__main__ import main, train
 from train.data.sources import open_source
 from train.dry_run import measure, memory_per_process
-from train.objectives import build_objective
+from train.objectives.scar import build_objective
 from train.recipe import Recipe, load_recipe, scheduled
 
 RECIPES = Path("train/recipes")
