@@ -18,7 +18,7 @@ from pathlib import Path
 with contextlib.suppress(ImportError):
     import spaces  # noqa: F401 - on a ZeroGPU Space it must come before torch
 
-ASSETS = Path(__file__).parent / "assets"
+from scar.assets import ASSETS
 
 
 def main() -> None:
@@ -36,11 +36,29 @@ def main() -> None:
     arguments = parser.parse_args()
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as after Ctrl-C: cleanly
-    with tempfile.TemporaryDirectory(prefix="scar-studio-") as folder:
+    with _temporary_folder() as folder:
         # Gradio reads these when it is imported; its files get a folder that only we sweep.
         os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
         os.environ["GRADIO_TEMP_DIR"] = folder
         serve(arguments, Path(folder))
+
+
+def _temporary_folder() -> tempfile.TemporaryDirectory:
+    """A folder of our own inside GRADIO_TEMP_DIR, or where the system keeps temporary files."""
+    parent = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir())
+    if parent.resolve().is_relative_to(ASSETS.parent.resolve()):
+        raise SystemExit(
+            f"Temporary files cannot lie in {parent}: this program's own folder is never served; "
+            "set GRADIO_TEMP_DIR or TMPDIR to another one."
+        )
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(prefix="scar-studio-", dir=parent)
+    except OSError as error:
+        raise SystemExit(
+            f"Temporary files cannot be written to {parent} ({error.strerror}); set "
+            "GRADIO_TEMP_DIR to another folder."
+        ) from None
 
 
 def serve(arguments: argparse.Namespace, folder: Path) -> None:

@@ -19,7 +19,7 @@ from preprocessors.lineart import LINEART
 from preprocessors.preprocessor import Backend, Parameter, Preprocessor, Status
 from preprocessors.sketch import SKETCH
 from preprocessors.weights import WeightsError
-from scar.images import InputError
+from scar.images import InputError, to_map
 
 __all__ = [
     "PREPROCESSORS",
@@ -27,6 +27,7 @@ __all__ = [
     "Preprocessor",
     "Status",
     "WeightsError",
+    "named",
     "preprocess",
 ]
 
@@ -43,22 +44,30 @@ def preprocess(
 
     Returns an RGB image with equal channels (for "none": the image itself), white on black, of
     the shape of `image`, its longer side scaled to `size` pixels (64..2048) when given. `image`
-    may be of any mode PIL can turn into 8-bit RGB, with sides of at least 16 pixels and an aspect
-    of at most 8:1. `backend` "auto" takes the real detector when its weights are on this machine
-    and otherwise the embedded network, never waiting for a download; "real" downloads what is
-    missing. Same input, same map. `PREPROCESSORS[name].parameters` has the parameters and ranges.
+    may be of any mode (`scar.pixels` says how it is read), with sides of at least 16 pixels and an
+    aspect of at most 8:1. `backend` "auto" takes the real detector when its weights are on this
+    machine and otherwise the embedded network, never waiting for a download; "real" downloads what
+    is missing. Same input, same map. `PREPROCESSORS[name].parameters` has the parameters and their
+    ranges.
 
     Raises `scar.images.InputError` for an unusable input and `WeightsError` for unusable weights.
     """
+    return named(name)(image, size, backend=backend, **parameters)
+
+
+def named(name: str) -> Preprocessor:
+    """The preprocessor called `name`. Raises `scar.images.InputError` if there is none."""
     if name not in PREPROCESSORS:
         known = ", ".join(PREPROCESSORS)
         raise InputError(f"There is no preprocessor {name!r}; there are: {known}.")
-    return PREPROCESSORS[name](image, size, backend=backend, **parameters)
+    return PREPROCESSORS[name]
 
 
 def _identity(rgb: np.ndarray) -> np.ndarray:
     return rgb
 
 
-NONE = Preprocessor("none", "The image already is a map: it is used as it is.", _identity)
+NONE = Preprocessor(
+    "none", "The image already is a map: it is used as it is.", _identity, convert=to_map
+)
 PREPROCESSORS = {p.name: p for p in (CANNY, DEPTH, HED, SKETCH, LINEART, NONE)}

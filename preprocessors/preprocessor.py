@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from preprocessors import embedded, weights
-from scar.images import InputError, check_size, to_rgb
+from scar.images import InputError, Source, check_size, open_image, to_rgb
 
 Backend = Literal["auto", "real", "embedded"]
 BACKENDS = ("auto", "real", "embedded")
@@ -55,7 +55,8 @@ class Preprocessor:
     `detect` gets an RGB array, uint8 (H, W, 3), and the parameters, and returns the map, uint8
     (H, W). When there is a "resolution" parameter the array is the whole picture scaled to about
     resolution x resolution pixels with sides that are multiples of 64; otherwise it has the size of
-    the map. `weights` names, for given parameters, the pinned file the detector loads.
+    the map. `weights` names, for given parameters, the pinned file the detector loads. `convert`
+    makes RGB of an image of any mode.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Preprocessor:
     detect: Callable[..., np.ndarray]
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     weights: Callable[..., str] | None = None
+    convert: Callable[[Image.Image], Image.Image] = to_rgb
 
     def __call__(
         self,
@@ -73,7 +75,7 @@ class Preprocessor:
         **parameters: int | bool | str,
     ) -> Image.Image:
         """Draw the map of `image`; see `preprocessors.preprocess`."""
-        image = _bounded(image)
+        image = self._bounded(image)
         settings = self._settings(parameters)
         if size is not None and not MIN_SIZE <= size <= MAX_SIZE:
             raise InputError(f"size must be from {MIN_SIZE} to {MAX_SIZE} pixels, not {size}.")
@@ -85,6 +87,10 @@ class Preprocessor:
             working = _working_size(image.size, resolution) if resolution else out
             drawn = self.detect(_array(image, working), **settings)
         return Image.fromarray(drawn).resize(out, Image.Resampling.BILINEAR).convert("RGB")
+
+    def open(self, source: Source) -> Image.Image:
+        """Open a PNG, JPEG or WEBP to draw the map of it; see `scar.images.open_image`."""
+        return open_image(source, self.convert)
 
     def status(self, backend: Backend = "auto", **parameters: int | bool | str) -> Status:
         """Say whether `backend` can draw now; nothing is loaded and the network is not touched."""
@@ -99,6 +105,13 @@ class Preprocessor:
         if backend == "real" or real.state == "ready" or not embedded.available():
             return real
         return Status("ready", f"{real.reason} The embedded network stands in.", "embedded")
+
+    def _bounded(self, image: object) -> Image.Image:
+        """What a detector could trip over ends here: what passes is a sane 8-bit RGB image."""
+        if not isinstance(image, Image.Image):
+            raise InputError(f"An image (PIL.Image) is needed, not {type(image).__name__}.")
+        check_size(image.size)
+        return self.convert(image)
 
     def _settings(self, parameters: Mapping[str, object]) -> dict:
         for name, value in parameters.items():
@@ -124,16 +137,6 @@ def _embedded_status() -> Status:
         return Status("ready", "Drawn by the embedded network.", "embedded")
     reason = f"The embedded network {embedded.FILE.name} is missing from the assets folder."
     return Status("missing", reason, "embedded")
-
-
-def _bounded(image: object) -> Image.Image:
-    """Everything a detector could trip over ends here: what passes is a sane 8-bit RGB image."""
-    if not isinstance(image, Image.Image):
-        raise InputError(f"An image (PIL.Image) is needed, not {type(image).__name__}.")
-    if image.mode == "F":
-        raise InputError("This image holds floating-point values; save it with 8 bits a channel.")
-    check_size(image.size)
-    return to_rgb(image)
 
 
 def _fit(image_size: tuple[int, int], size: int | None) -> tuple[int, int]:

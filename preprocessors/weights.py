@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +116,7 @@ def state(name: str) -> State:
     if name in _downloading:
         return "downloading"
     pin = PINNED[name]
-    return "ready" if _copy(pin).is_file() or _original(pin) else "missing"
+    return "ready" if os.path.isfile(_copy(pin)) or _original(pin) else "missing"
 
 
 def explain(name: str, state: State) -> str:
@@ -151,10 +152,14 @@ def download(name: str) -> None:
 
 
 def cache_folder() -> Path:
-    """Where the safetensors copies live: $SCAR_CACHE, or scar/preprocessors in the user cache."""
+    """Where the safetensors copies live: $SCAR_CACHE, or scar/preprocessors in the user cache, or
+    without a home in the folder for temporary files."""
     if chosen := os.environ.get("SCAR_CACHE"):
         return Path(chosen)
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    try:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:  # a user of a container may have no home
+        home = tempfile.gettempdir()
     return Path(home) / "scar" / "preprocessors"
 
 

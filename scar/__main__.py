@@ -31,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         metavar="auto|none|FILE",
         help="where the image may change: as the model foresees, everywhere, or an image, white "
-        "where it may (default: auto)",
+        "or opaque where it may (default: auto)",
     )
     _add_model(edit)
     edit.set_defaults(run=_edit)
@@ -47,12 +47,13 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--from", dest="kind", choices=kinds, required=True)
     convert.add_argument("file", help="a file, or one of the Hub: owner/name/file@commit")
     convert.add_argument("--sha256", default="", help="what the file has to hash to")
+    convert.add_argument("--weights", choices=("ema", "model"), default="", help="if it holds both")
     convert.add_argument("--to", type=Path, required=True, help="checkpoint folder")
     convert.add_argument("--preset", required=True, help="for example llamagen-xl-t2i or var-d20")
     convert.set_defaults(run=_convert)
 
     bench = commands.add_parser("bench", help="measure speed and memory, as ratios in one run")
-    bench.add_argument("what", choices=("check", "decode", "edit", "maps", "train", "ui"))
+    bench.add_argument("what", choices=("check", "decode", "edit", "train", "ui"))
     bench.add_argument("--preset", help="of decode (several without it), edit and ui")
     bench.add_argument("--device", default="cpu")
     bench.add_argument("--repeat", type=int, default=3)
@@ -61,11 +62,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-o", "--output", type=Path, required=True, help="PNG to write")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help="PNG, JPEG or WEBP to write"
+    )
     parser.add_argument("--model", default="embedded", help="embedded, a folder, or a Hub id")
     parser.add_argument("--paradigm", default="next-token", choices=("next-token", "next-set"))
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--seed", type=int)
+    parser.add_argument("--seed", type=int, help="0 to 2147483647; default: any")
     parser.add_argument("--guidance", type=float)
     parser.add_argument("--temperature", type=float)
     parser.add_argument("--top-k", type=int)
@@ -73,12 +76,13 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def _edit(arguments: argparse.Namespace) -> int:
-    from scar.images import open_image
+    from scar.images import open_image, open_mask
 
+    _check(arguments)
     image = open_image(arguments.image)
     region = {"auto": "auto", "none": None}.get(arguments.region, arguments.region)
     if region not in ("auto", None):
-        region = open_image(region).convert("L")
+        region = open_mask(region, image.size)
     pipe = _pipeline(arguments)
     return _run(
         pipe.stream_edit(image, arguments.instruction, region=region, **_options(arguments)),
@@ -87,13 +91,25 @@ def _edit(arguments: argparse.Namespace) -> int:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    from scar.images import open_image
+    from scar.config import class_or_words
+    from scar.images import open_map
 
-    control_map = open_image(arguments.map)
-    prompt = int(arguments.prompt) if arguments.prompt.isdecimal() else arguments.prompt
+    _check(arguments)
+    control_map = open_map(arguments.map)
+    prompt = class_or_words(arguments.prompt)
     return _run(
         _pipeline(arguments).stream_generate(control_map, prompt, **_options(arguments)), arguments
     )
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuse before anything is loaded what could only fail after the run."""
+    from scar.config import check_seed
+    from scar.images import check_output
+
+    check_output(arguments.output)
+    if arguments.seed is not None:
+        check_seed(arguments.seed)
 
 
 def _pipeline(arguments: argparse.Namespace):
@@ -112,12 +128,14 @@ def _options(arguments: argparse.Namespace) -> dict:
 def _run(outputs, arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from scar.images import save_image
+
     bar = tqdm(unit="step", leave=False)
     for out in outputs:
         bar.total = out.total
         bar.update(out.step - bar.n)
     bar.close()
-    out.image.save(arguments.output, format="PNG")
+    save_image(out.image, arguments.output)
     print(
         f"{arguments.output}: {out.drawn} of {out.tokens} tokens drawn in {out.seconds:.2f} s, "
         f"seed {out.seed}"
@@ -126,28 +144,29 @@ def _run(outputs, arguments: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from scar.convert import convert
-    from scar.hub import published_file
+    from scar.weights.convert import convert
+    from scar.weights.hub import published_file
 
     file = published_file(arguments.file, arguments.sha256)
-    convert(arguments.kind, file, arguments.preset, arguments.to)
+    convert(arguments.kind, file, arguments.preset, arguments.to, weights=arguments.weights)
     print(f"{arguments.to}: converted {file.name}")
     return 0
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    from scar import bench, bench_check, bench_decode, bench_train
+    from scar.bench import check, decode, edit, train
+    from scar.studio.bench import ui
+    from scar.weights.checkpoint import usable_device
 
-    device, repeat = arguments.device, arguments.repeat
+    device, repeat = str(usable_device(arguments.device)), arguments.repeat
     preset = arguments.preset or "toy-next-token"
     presets = (arguments.preset,) if arguments.preset else ()
     runs = {
-        "check": partial(bench_check.check, device),
-        "decode": partial(bench_decode.decode, presets, device, repeat),
-        "edit": partial(bench.edit, preset, device, repeat),
-        "maps": partial(bench.maps, repeat),
-        "train": partial(bench_train.train, device, repeat),
-        "ui": partial(bench.ui, preset, device, repeat),
+        "check": partial(check.check, device),
+        "decode": partial(decode.decode, presets, device, repeat),
+        "edit": partial(edit.edit, preset, device, repeat),
+        "train": partial(train.train, device, repeat),
+        "ui": partial(ui, preset, device, repeat),
     }
     return 1 if runs[arguments.what]() is False else 0
 

@@ -14,7 +14,9 @@ from scar.config import CompressorConfig
 class Compressor(nn.Module):
     """Features (B, h, w, C) -> (B, h/k, w/k, width).
 
-    kind "conv+resize" is the paper's; "conv", "resize" and "pixel_unshuffle" are its ablations.
+    kind "conv+resize" is the paper's; "conv", "resize" and "pixel_unshuffle" are its ablations. At
+    k = 2, the paper's, C_k is 3 x 3 and R_k averages 2 x 2 cells. At k = 4 those would skip cells:
+    C_k is 2k - 1 wide and R_k low-passes, so that every cell still counts.
     """
 
     def __init__(self, config: CompressorConfig, channels: int):
@@ -26,7 +28,8 @@ class Compressor(nn.Module):
         self.kind, self.k = config.kind, config.factor
         self.width = channels * self.k**2 if self.kind == "pixel_unshuffle" else channels
         if self.k > 1 and "conv" in self.kind:
-            self.conv = nn.Conv2d(channels, channels, 3, stride=self.k, padding=1)  # C_k
+            k = self.k
+            self.conv = nn.Conv2d(channels, channels, 2 * k - 1, stride=k, padding=k - 1)  # C_k
 
     def forward(self, features: Tensor) -> Tensor:
         if self.k == 1:
@@ -38,10 +41,15 @@ class Compressor(nn.Module):
         if "conv" in self.kind:
             compressed = self.conv(x)
         if "resize" in self.kind:
-            compressed = compressed + F.interpolate(
-                x, scale_factor=1 / self.k, mode="bilinear"
-            )  # R_k
+            compressed = compressed + self._resized(x)  # R_k
         return compressed.movedim(1, -1)
+
+    def _resized(self, x: Tensor) -> Tensor:
+        if self.k == 2:
+            return F.interpolate(x, scale_factor=1 / 2, mode="bilinear")
+        # In fp32: on the CPU there is no other antialiasing.
+        wide = F.interpolate(x.float(), scale_factor=1 / self.k, mode="bilinear", antialias=True)
+        return wide.type_as(x)
 
 
 class Upsampler(nn.Module):

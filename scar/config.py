@@ -190,11 +190,28 @@ class RegionConfig:
     feature_distance: float = 0.5
 
 
+MAX_SEED = 2**31 - 1  # of a run; the studio, the command line and the pipeline take the same ones
+
+
+def check_seed(seed: int) -> int:
+    """`seed`; raises ValueError unless it is from 0 to `MAX_SEED`."""
+    if not 0 <= seed <= MAX_SEED:
+        raise ValueError(f"The seed must lie between 0 and {MAX_SEED}.")
+    return seed
+
+
+def class_or_words(prompt: str) -> str | int:
+    """The number of a class as an int, anything else as it is, also what is too long to be one."""
+    is_class = isinstance(prompt, str) and prompt.strip().isdecimal() and len(prompt) <= 200
+    return int(prompt) if is_class else prompt
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How tokens are drawn.
 
-    guidance: 1 is none. temperature > 0, or 0 for greedy. top_k 0 and top_p 1 keep everything.
+    guidance: 1 is none. temperature: 0, which all below 1e-6 becomes, is greedy. top_k 0 and top_p
+    1 keep everything.
     null: what the unconditional half drops, "text" (the image stays) or "joint" (both go).
     """
 
@@ -215,11 +232,13 @@ class Sampling:
         for message, holds in checks.items():
             if not holds:
                 raise ValueError(message)
+        if self.temperature < 1e-6:  # logits over so little would overflow
+            object.__setattr__(self, "temperature", 0.0)
 
 
 @dataclass(frozen=True)
 class ScarConfig:
-    """One complete SCAR: what `scar.checkpoint.build` needs."""
+    """One complete SCAR: what `scar.weights.checkpoint.build` needs."""
 
     backbone: NextTokenConfig | NextSetConfig
     tokenizer: VQConfig | MultiScaleVQConfig
@@ -296,7 +315,7 @@ _TOY_ENCODER = EncoderConfig("efficientnet-lite0", image_size=256, features="mul
 _TOY_CONDITION = ConditionConfig("minilm-l6", text_slots=24)
 # Of 64 validation edits next-token gets 92% right at guidance 3 and 94% at 5, which costs 0.6 dB of
 # background; next-set 64%, 69%, 67% at 3, 4, 5, and 56% at 3 with the joint null: python -m
-# train.evaluate toy_edit --split validation --n 64 --guidance G --temperature 0.5 --null N
+# train.evaluate.__main__ toy_edit --split validation --n 64 --guidance G --temperature 0.5 --null N
 _TOY_SAMPLING = Sampling(guidance=3.0, temperature=0.5, null="text")
 
 

@@ -1,54 +1,104 @@
-"""Images from outside: every upload and every file passes through `open_image`.
+"""Images from outside: every upload, file and `PIL.Image` becomes pixels by the rules here.
 
-The rules are those of a public demo: PNG, JPEG or WEBP by content, bounded bytes, pixels, sides and
-aspect, all checked from the header before a pixel is decoded. What passes is an upright RGB image.
+Files are held to those of a public demo: PNG, JPEG or WEBP by content, bounded bytes, pixels, sides
+and aspect, all checked from the header before a pixel is decoded. How an image of any mode becomes
+a picture, a control map or a mask is in `scar.pixels`.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Collection
+from functools import partial
 from io import BytesIO
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageChops, ImageFilter, ImageOps
+from PIL import Image, ImageChops, ImageFilter
+
+from scar.errors import InputError
+from scar.pixels import SRGB, to_map, to_mask, to_rgb
+from scar.png import essential
+
+__all__ = ["InputError", "to_map", "to_mask", "to_rgb"]  # from their own files
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_BYTES = 10 * 1024 * 1024
 MAX_PIXELS = 25_000_000
 MIN_SIDE, MAX_SIDE = 16, 8192
 MAX_ASPECT = 8
+ENCODING = {"JPEG": {"quality": 95}, "WEBP": {"quality": 95}}
 
 Box = tuple[int, int, int, int]
+Source = str | os.PathLike | bytes | BinaryIO
 
 
-class InputError(ValueError):
-    """An input that cannot be used; the message is one plain sentence for whoever sent it."""
+def open_image(
+    source: Source, convert: Callable[[Image.Image], Image.Image] = to_rgb
+) -> Image.Image:
+    """Open a PNG, JPEG or WEBP as an upright 8-bit sRGB image.
 
-
-def open_image(source: str | os.PathLike | bytes | BinaryIO) -> Image.Image:
-    """Open a PNG, JPEG or WEBP as an upright 8-bit RGB image.
-
-    `source` is a path, the bytes themselves, or a binary file. EXIF rotation is applied,
-    transparency is laid on white, 16-bit, grey, palette and CMYK images are converted, an animation
-    gives its first frame. Metadata does not survive. Raises `InputError` for everything else.
+    `source` is a path, the bytes themselves, or a binary file. The EXIF orientation and the colour
+    profile are applied, transparency is laid on white, 16-bit, grey, palette and CMYK images are
+    converted, an animation gives its first frame. Metadata does not survive, nor does damaged or
+    oversized metadata matter. Raises `InputError` for everything else.
     """
     data = _read(source)
     try:
         # MPO is what Pillow calls a phone's JPEG with a second picture inside.
-        image = Image.open(BytesIO(data), formats=(*FORMATS, "MPO"))
+        image = decode(data, (*FORMATS, "MPO"))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise InputError(_too_many_pixels()) from None
     except Exception:
         # Pillow raises OSError, SyntaxError, ValueError, struct.error and more for a bad header.
         raise InputError("This is not a PNG, JPEG or WEBP image that can be read.") from None
     check_size(image.size)
-    try:
-        image.load()
-        image = to_rgb(_upright(image))
-    except Exception:
-        raise InputError("This image is damaged; please save it again and retry.") from None
-    return image
+    return convert(image)
+
+
+def open_map(source: Source) -> Image.Image:
+    """Open a control map, white on black: as `open_image`, but transparency is laid on black."""
+    return open_image(source, to_map)
+
+
+def open_mask(source: Source, size: tuple[int, int] | None = None) -> Image.Image:
+    """Open a mask over a picture of `size` as mode "L", 0 or 255, by the rules of `to_mask`.
+
+    Raises `InputError` as `open_image`, and for a mask that is black everywhere.
+    """
+    mask = open_image(source, partial(to_mask, size=size))
+    if mask.getbbox() is None:
+        raise InputError("This mask is black everywhere; paint white what may change.")
+    return mask
+
+
+def decode(data: bytes, formats: Collection[str] | None = None) -> Image.Image:
+    """An encoded image as Pillow opens it lazily, whatever its metadata are; all its exceptions."""
+    return Image.open(BytesIO(essential(data)), formats=formats and list(formats))
+
+
+def check_output(path: str | os.PathLike) -> None:
+    """Raise `InputError` if `save_image` could not write to `path`: before the work, not after."""
+    path = Path(path)
+    _format(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name a file in it.")
+    if not path.parent.is_dir():
+        raise InputError(f"There is no folder {path.parent}; make it first.")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InputError(f"{path} cannot be written; choose another place.")
+
+
+def save_image(
+    image: Image.Image, file: str | os.PathLike | BinaryIO, format: str = "", **options: object
+) -> None:
+    """Save with the sRGB profile, in the format of the path's ending (none: PNG) or in `format`.
+
+    Raises `InputError` for an ending that names no format.
+    """
+    format = format or _format(Path(file))
+    image.save(file, format, icc_profile=SRGB, **ENCODING.get(format, {}), **options)
 
 
 def check_size(size: tuple[int, int]) -> None:
@@ -68,20 +118,6 @@ def check_size(size: tuple[int, int]) -> None:
             f"This image is too narrow ({size[0]} x {size[1]}); "
             f"the longer side may be at most {MAX_ASPECT} times the shorter."
         )
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """A new 8-bit RGB image without metadata: alpha on white, 16-bit scaled down."""
-    if image.mode.startswith("I"):  # 16-bit grey; Pillow would clip instead of scaling
-        grey = np.asarray(image).astype(np.float32) / 257
-        image = Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    image = image.convert("RGB") if image.mode != "RGB" else image.copy()
-    image.info = {}
-    return image
 
 
 def fit_square(image: Image.Image, size: int) -> tuple[Image.Image, Box]:
@@ -105,7 +141,7 @@ def crop_back(image: Image.Image, box: Box, original_size: tuple[int, int]) -> I
     return image.resize(original_size, Image.Resampling.LANCZOS, box=box)
 
 
-def _read(source: str | os.PathLike | bytes | BinaryIO) -> bytes:
+def _read(source: Source) -> bytes:
     if isinstance(source, bytes):
         data = source
     elif hasattr(source, "read"):
@@ -124,11 +160,13 @@ def _read(source: str | os.PathLike | bytes | BinaryIO) -> bytes:
     return data
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # unreadable EXIF says nothing about the pixels
-        return image
+def _format(path: Path) -> str:
+    if not path.suffix:
+        return "PNG"
+    format = Image.registered_extensions().get(path.suffix.lower())
+    if format not in Image.SAVE:
+        raise InputError(f"An image cannot be saved as {path.name}; use .png, .jpg or .webp.")
+    return format
 
 
 def _too_many_pixels() -> str:
@@ -144,14 +182,15 @@ def composite(
 ) -> Image.Image:
     """`drawn` on `image`, by the matte inside the region; outside exactly `image`.
 
+    All of one size: two RGB images, a mask as `to_mask` makes it, and a matte.
+
     Args:
-        region: "L", white where the image may change.
-        matte: "L", how much of each pixel changes, at the size of `image`.
+        region: "L", 255 where the image may change, else 0.
+        matte: "L", how much of each pixel changes.
         feather: width of the fade inside the region's border, as a share of the longer side.
     """
-    hard = region.convert("L").resize(image.size).point(lambda v: 255 if v > 127 else 0)
     radius = max(1.0, feather * max(image.size))
-    inner = hard.filter(ImageFilter.GaussianBlur(radius)).point(lambda v: max(0, 2 * v - 255))
+    inner = region.filter(ImageFilter.GaussianBlur(radius)).point(lambda v: max(0, 2 * v - 255))
     soft = ImageChops.multiply(inner, matte)
-    soft = Image.composite(soft, Image.new("L", image.size), hard)
-    return Image.composite(drawn, image.convert("RGB"), soft)
+    soft = Image.composite(soft, Image.new("L", image.size), region)
+    return Image.composite(drawn, image, soft)

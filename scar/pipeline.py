@@ -17,16 +17,22 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
-from scar.checkpoint import WeightsError, load_config, load_model, load_tokenizer
 from scar.compiled import Compiled, padded
-from scar.conditioning import Text
-from scar.config import Sampling, ScarConfig
-from scar.frozen import Frozen
-from scar.hub import checkpoint_folder
-from scar.images import InputError, composite, crop_back, fit_square
+from scar.config import Sampling, ScarConfig, check_seed
+from scar.frozen import FrozenEncoders
+from scar.images import InputError, composite, crop_back, fit_square, to_map, to_mask, to_rgb
 from scar.model import SCAR
+from scar.prefix import TextEmbedding
 from scar.region import change_matte, changed_cells, region_tokens, select_region
 from scar.sampling import Prefilled, Steps, decode
+from scar.weights.checkpoint import (
+    WeightsError,
+    load_config,
+    load_model,
+    load_tokenizer,
+    usable_device,
+)
+from scar.weights.hub import checkpoint_folder
 
 CACHE_SIZE = 16  # images and sentences whose features are kept
 PREVIEW_SECONDS = 0.1  # least time between two previews
@@ -52,7 +58,7 @@ class Output:
 class _EncodedImage:
     """An input image as the frozen networks read it. Its tokens are made when they are needed."""
 
-    def __init__(self, image: Image.Image, size: int, frozen: Frozen, device: torch.device):
+    def __init__(self, image: Image.Image, size: int, frozen: FrozenEncoders, device: torch.device):
         self.square, self.box = fit_square(image, size)
         self.frozen = frozen
         signed = (pil_to_tensor(self.square).float() / 127.5 - 1).unsqueeze(0)
@@ -83,7 +89,7 @@ class _Request:
     labels: list[int]  # -1: the text is the condition
     seed: int
     sampling: Sampling
-    region: Image.Image | str | None
+    region: list[Image.Image] | str | None  # masks of the sizes of the images, "auto", or None
     preview_every: int | None
 
 
@@ -97,7 +103,7 @@ class ScarPipeline:
         self,
         config: ScarConfig,
         model: SCAR,
-        frozen: Frozen,
+        frozen: FrozenEncoders,
         device: torch.device | str = "cpu",
         compile: bool = False,
     ):
@@ -113,7 +119,7 @@ class ScarPipeline:
         self.classes = list(config.class_names)
         self.defaults = config.sampling
         self._images: OrderedDict[str, _EncodedImage] = OrderedDict()
-        self._texts: OrderedDict[str, Text] = OrderedDict()
+        self._texts: OrderedDict[str, TextEmbedding] = OrderedDict()
 
     @classmethod
     def from_pretrained(
@@ -137,21 +143,21 @@ class ScarPipeline:
 
         Raises:
             WeightsError: there is no such checkpoint, or it is damaged; the message says which.
+            InputError: this machine has no such device.
         """
+        device = usable_device(device)
         folder = checkpoint_folder(source)
         if not (folder / "config.json").is_file() and (folder / paradigm).is_dir():
             folder = folder / paradigm
         config = load_config(folder)
         tokenizer = load_tokenizer(config.tokenizer, folder)
         try:
-            frozen = Frozen(config, tokenizer)
+            frozen = FrozenEncoders(config, tokenizer)
         except OSError as error:  # what the Hub's client raises offline
             raise WeightsError(
                 f"the frozen encoders of {source} are not on this machine and could not be "
                 "fetched; connect once, or use the embedded model"
             ) from error
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
         return cls(config, load_model(config, folder), frozen, device, compile)
 
     def edit(self, image: Image.Image, instruction: str, **options) -> Output:
@@ -192,13 +198,14 @@ class ScarPipeline:
         """Edit an image, yielding it as it is drawn.
 
         Args:
-            image: any size and aspect; the output has the same.
-            seed: None draws one, which the output names.
+            image: any mode, size and aspect, as opened; the output is upright RGB of its size.
+            seed: from 0 to 2147483647; None draws one, which the output names.
             guidance, temperature, top_k, top_p, null: see `scar.config.Sampling`; None: the
                 model's default.
             region: where the image may change. "auto": as foreseen from the prefix, if the model
-                was trained for it; a picture, "L", white where it may; None: everywhere, as in the
-                paper. Outside the region the output equals the input, bit for bit.
+                was trained for it; a picture, white where it may, or opaque where it has
+                transparency (see `scar.pixels.to_mask`); None: everywhere, as in the paper. Outside
+                the region the output equals the input, bit for bit.
             preview_every: drawn sets between two outputs; None: as time allows. The first and the
                 last always come; where there is a region, one with step 0 comes before any token.
 
@@ -251,7 +258,9 @@ class ScarPipeline:
             raise InputError("The instruction is empty; say what should change.")
         if isinstance(region, str) and region != "auto":
             raise ValueError(f"region must be 'auto', a mask or None, not {region!r}")
-        images, texts = list(images), list(instructions)
+        images, texts = [to_rgb(image) for image in images], list(instructions)
+        if isinstance(region, Image.Image):
+            region = [to_mask(region, image.size) for image in images]
         labels = [-1] * len(texts)
         sampling = self._sampling(**sampling)
         return _Request(images, texts, labels, _seed(seed), sampling, region, preview_every)
@@ -270,9 +279,8 @@ class ScarPipeline:
         for text, label in zip(texts, labels, strict=True):
             self._check_prompt(text, label)
         sampling = self._sampling(**sampling)
-        return _Request(
-            list(control_maps), texts, labels, _seed(seed), sampling, None, preview_every
-        )
+        maps = [to_map(control_map) for control_map in control_maps]
+        return _Request(maps, texts, labels, _seed(seed), sampling, None, preview_every)
 
     def _check_prompt(self, text: str, label: int) -> None:
         count = self.config.condition.classes
@@ -290,7 +298,7 @@ class ScarPipeline:
     def _stream(self, request: _Request) -> Iterator[list[Output]]:
         """The images of a batch as they are drawn."""
         clock = _Clock()
-        images = [image.convert("RGB") for image in request.images]
+        images = request.images
         encoded = [self._encode_image(image) for image in images]
         features = torch.cat([e.features for e in encoded])  # (B, h, w, C)
         text = self._encode_texts(request.texts)
@@ -358,16 +366,15 @@ class ScarPipeline:
 
     def _regions(
         self,
-        region: Image.Image | str | None,
+        region: list[Image.Image] | str | None,
         images: list[Image.Image],
         encoded: list[_EncodedImage],
         features: Tensor,
         prefilled: Prefilled,
     ) -> list[_Region | None]:
         """Where each image may change; None: everywhere."""
-        if isinstance(region, Image.Image):
-            painted = [region.convert("L").resize(image.size) for image in images]
-            return [self._painted_region(mask) for mask in painted]
+        if isinstance(region, list):
+            return [self._painted_region(mask) for mask in region]
         if region is None or self.model.region is None:
             return [None] * len(images)
         probability = self.model.region_probability(prefilled, features)  # (B, h, w)
@@ -385,9 +392,8 @@ class ScarPipeline:
         return _Region(free, square.resize(image.size, Image.Resampling.NEAREST, box=box))
 
     def _painted_region(self, mask: Image.Image) -> _Region:
-        """mask: "L", at the size of the input."""
-        mask = mask.point(lambda value: 255 if value > 127 else 0)
-        square, _ = fit_square(mask.convert("RGB"), self.size)
+        """mask: "L", 0 or 255, at the size of the input."""
+        square, _ = fit_square(mask, self.size)
         painted = pil_to_tensor(square)[:1] > 127  # (1, S, S)
         cells = changed_cells(painted, self.config.tokenizer.grid).to(self.device)
         return _Region(region_tokens(cells, self.config.tokenizer.sides), mask)
@@ -398,17 +404,17 @@ class ScarPipeline:
             self._images[key] = _EncodedImage(image, self.size, self.frozen, self.device)
         return _cached(self._images, key)
 
-    def _encode_texts(self, texts: list[str]) -> Text:
+    def _encode_text(self, text: str) -> TextEmbedding:
+        if text not in self._texts:
+            self._texts[text] = self.frozen.encode_text([text])
+        return _cached(self._texts, text)
+
+    def _encode_texts(self, texts: list[str]) -> TextEmbedding:
         """Left-padded to the longest of them."""
-        for text in set(texts):
-            if text not in self._texts:
-                self._texts[text] = self.frozen.encode_text([text])
-        found = [self._texts[text] for text in texts]
-        for text in texts:
-            _cached(self._texts, text)
+        found = [self._encode_text(text) for text in texts]
         longest = max([self._shortest, *(text.valid.shape[1] for text in found)])
         found = [padded(text, longest) for text in found]
-        return Text(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+        return TextEmbedding(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
     def _render(
         self,
@@ -477,7 +483,7 @@ def _cached(cache: OrderedDict, key: str):
 
 
 def _seed(seed: int | None) -> int:
-    return random.randrange(2**31) if seed is None else seed
+    return random.randrange(2**31) if seed is None else check_seed(seed)
 
 
 def _to_pil(pixels: Tensor) -> Image.Image:

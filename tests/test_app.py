@@ -5,6 +5,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import os
 import re
 import socket
 import subprocess
@@ -130,6 +131,29 @@ def test_generation_takes_a_sentence_or_a_class_number(client, picture):
         assert parameters["prompt"] == meant
 
 
+def test_a_transparent_layer_is_a_mask_and_a_map(client, picture, tmp_path):
+    layer = Image.new("RGBA", (96, 64))
+    layer.paste("white", (48, 0, 96, 64))
+    layer.save(tmp_path / "layer.png")
+    layer = handle_file(tmp_path / "layer.png")
+    path, _ = client.predict(picture, "make it night", layer, seed=1, api_name="/edit")
+    left = (0, 0, 48, 64)
+    kept = Image.open(path).convert("RGB").crop(left)
+    assert kept.tobytes() == scene(width=96, height=64).crop(left).tobytes()
+    assert "icc_profile" in Image.open(path).info
+    on_black = Image.new("RGB", (96, 64))
+    on_black.paste("white", (48, 0, 96, 64))
+    drawn = Image.open(client.predict(layer, "none", api_name="/preprocess"))
+    assert drawn.tobytes() == on_black.tobytes() and "icc_profile" in drawn.info
+    path, _ = client.predict(layer, "a cat", seed=1, api_name="/generate")
+    assert Image.open(path).tobytes() == edited(on_black, "a cat", 1).tobytes()
+
+
+def test_a_prompt_of_thousands_of_digits_is_too_long(client, picture):
+    with pytest.raises(Exception, match="at most 200 characters"):
+        client.predict(picture, "7" * 5000, api_name="/generate")
+
+
 def test_preprocess_draws_edges(client, picture):
     edges = Image.open(client.predict(picture, "canny", api_name="/preprocess")).convert("L")
     assert edges.size == (96, 64)
@@ -143,6 +167,7 @@ def test_preprocess_draws_edges(client, picture):
         ({"instruction": "x" * 300}, "at most 200 characters"),
         ({"guidance": 1000}, "guidance must lie between 0 and 20"),
         ({"seed": 1.5}, "seed must be a whole number"),
+        ({"seed": -1}, "seed must lie between 0 and 2147483647"),
         ({"top_p": "abc"}, "top p must be a number"),
         ({"model": "another"}, "no model called 'another'"),
         ({"image": None}, "send a picture"),
@@ -183,6 +208,26 @@ def test_the_entry_serves_the_page_and_its_badge(tmp_path):
     finally:
         server.terminate()
         server.wait(30)
+
+
+@pytest.mark.parametrize("variable", ["TMPDIR", "GRADIO_TEMP_DIR"])
+def test_temporary_files_inside_the_program_are_refused_in_one_sentence(variable):
+    command = [sys.executable, ROOT / "app.py"]
+    environment = {**os.environ, variable: str(ROOT / "tests")}
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert answer.returncode == 1 and answer.stderr.count("\n") == 1
+    assert str(ROOT / "tests") in answer.stderr and "GRADIO_TEMP_DIR" in answer.stderr
+
+
+def test_the_operators_folder_for_temporary_files_is_used_and_kept(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    import app
+
+    (tmp_path / "own.txt").write_text("kept")
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "new"))
+    with app._temporary_folder() as folder:
+        assert Path(folder).parent == tmp_path / "new"
+    assert not Path(folder).exists() and (tmp_path / "new").is_dir()
 
 
 def free_port():

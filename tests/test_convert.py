@@ -6,8 +6,11 @@ import argparse
 import hashlib
 import json
 import os
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -15,7 +18,9 @@ from safetensors.torch import load_file
 
 from scar import ScarPipeline
 from scar.__main__ import main
-from scar.checkpoint import (
+from scar.config import PRESETS
+from scar.frozen import FrozenEncoders
+from scar.weights.checkpoint import (
     WeightsError,
     build_model,
     build_tokenizer,
@@ -24,8 +29,7 @@ from scar.checkpoint import (
     load_model,
     load_tokenizer,
 )
-from scar.config import PRESETS
-from scar.convert import (
+from scar.weights.convert import (
     CONVERTERS,
     convert,
     convert_llamagen,
@@ -33,8 +37,7 @@ from scar.convert import (
     load_published,
     load_start,
 )
-from scar.frozen import Frozen
-from scar.hub import published_file
+from scar.weights.hub import checkpoint_folder, published_file
 
 GOLDEN = Path(__file__).parent / "golden"
 LAYOUTS = json.loads((GOLDEN / "layouts.json").read_text())
@@ -135,6 +138,15 @@ def test_a_file_of_the_hub_without_a_network_gives_one_sentence(monkeypatch):
         published_file(f"{TOKENIZER}@{COMMIT}")
 
 
+@pytest.mark.parametrize("find", [checkpoint_folder, published_file])
+@pytest.mark.parametrize("source", ["~nosuchuser/x", "x" * 300, f"scar/{'x' * 300}", "a\0b/c"])
+def test_what_can_be_no_path_gives_one_sentence(find, source, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(WeightsError) as caught:
+        find(source)
+    assert "\n" not in str(caught.value)
+
+
 # The published layouts at full size, on the meta device
 
 
@@ -223,6 +235,83 @@ def test_wrappers_come_off(wrap, zipped, tmp_path):
     assert torch.equal(load_published(path)["a.weight"], state["a.weight"])
 
 
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."]
+)
+def test_names_that_wrappers_put_into_keys_come_off(prefix, tmp_path):
+    state = {f"{prefix}blocks.0.weight": torch.randn(3), f"{prefix}b._orig_mod.c": torch.randn(1)}
+    loaded = load_published(saved(tmp_path, {"model": state}))
+    assert list(loaded) == ["blocks.0.weight", "b.c"]
+    assert torch.equal(loaded["blocks.0.weight"], state[f"{prefix}blocks.0.weight"])
+    twice = {"a": torch.zeros(1), f"{prefix}a": torch.zeros(1)}
+    with pytest.raises(WeightsError, match="holds weights twice"):
+        load_published(saved(tmp_path, twice))
+
+
+def test_each_half_comes_out_of_the_file_of_a_trainer(tmp_path):
+    halves = {"var_wo_ddp": published("var"), "vae_local": published("var-tokenizer")}
+    file = saved(tmp_path, {"epoch": 1, "trainer": halves | {"var_opt": {"state": {}}}})
+    convert("var", file, "var-d16", tmp_path / "out", VAR)
+    convert("var-tokenizer", file, "var-d16", tmp_path / "out", VAR)
+    tokenizer = load_tokenizer(load_config(tmp_path / "out").tokenizer, tmp_path / "out")
+    expected = published("var-tokenizer")["quantize.embedding.weight"]
+    assert torch.equal(tokenizer.codebook.weight, expected)
+    file = saved(tmp_path, {"trainer": {"var_wo_ddp": halves["var_wo_ddp"]}})
+    with pytest.raises(WeightsError, match="without vae_local, the tokenizer"):
+        convert("var-tokenizer", file, "var-d16", tmp_path / "other", VAR)
+
+
+def test_of_two_sets_of_weights_one_has_to_be_named(tmp_path, capsys):
+    ema, plain = ({"a": torch.tensor([value])} for value in (1.0, 2.0))
+    assert load_published(saved(tmp_path, {"ema": ema, "args": None}))["a"] == 1
+    for other in ("model", "module", "state_dict"):
+        both = saved(tmp_path, {"ema": ema, other: plain})
+        assert load_published(both, weights="ema")["a"] == 1
+        assert load_published(both, weights="model")["a"] == 2
+        with pytest.raises(WeightsError, match="say --weights ema, .* or --weights model"):
+            load_published(both)
+    alone = saved(tmp_path, {"model": plain})
+    assert load_published(alone, weights="model")["a"] == 2
+    with pytest.raises(WeightsError, match="no weights called ema; it holds model"):
+        load_published(alone, weights="ema")
+    with pytest.raises(WeightsError, match="it holds one set of weights, without a name"):
+        load_published(saved(tmp_path, plain), weights="ema")
+    # All the way from the command line.
+    state = published("llamagen")
+    both = saved(tmp_path, {"ema": {k: v + 1 for k, v in state.items()}, "model": state})
+    words = ["convert", "--from", "llamagen", str(both), "--preset", "llamagen-b-c2i"]
+    assert main([*words, "--to", str(tmp_path / "out")]) == 1
+    assert "--weights ema" in capsys.readouterr().err
+    convert("llamagen", both, "llamagen-b-c2i", tmp_path / "out", LLAMAGEN, weights="ema")
+    model = load_model(load_config(tmp_path / "out"), tmp_path / "out")
+    assert torch.equal(model.backbone.norm.weight, state["norm.weight"] + 1)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_plain_values_beside_weights_do_no_harm(zipped, tmp_path):
+    beside = {
+        "loss": np.float64(0.5),
+        "step": np.int64(3),
+        "done": np.bool_(True),
+        "curve": np.arange(3.0),
+        "args": argparse.Namespace(lr=np.float32(1e-4), out=Path("runs"), seen={1, 2}),
+        "more": SimpleNamespace(betas=(0.9, 0.95), dtype=torch.bfloat16),
+    }
+    path = tmp_path / "weights.pt"
+    content = {"model": {"a": torch.ones(2)}, **beside}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    assert torch.equal(load_published(path)["a"], torch.ones(2))
+
+
+def test_a_refused_file_says_what_is_in_it_and_what_to_do(tmp_path):
+    with pytest.raises(WeightsError, match=r"fractions\.Fraction; .* save its state dict alone"):
+        load_published(saved(tmp_path, {"model": {}, "ratio": Fraction(1, 3)}))
+    with pytest.raises(WeightsError, match="among its keys are generator, discriminator; save"):
+        load_published(saved(tmp_path, {"generator": {}, "discriminator": {}}))
+    with pytest.raises(WeightsError, match="but a list"):
+        load_published(saved(tmp_path, [1]))
+
+
 class Hostile:
     def __init__(self, command):
         self.command = command
@@ -290,7 +379,7 @@ def test_a_pipeline_runs_on_a_converted_folder(kinds, tmp_path):
     folder = converted(tmp_path, *kinds)
     config = load_config(folder)
     tokenizer = load_tokenizer(config.tokenizer, folder)
-    frozen = Frozen(config, tokenizer, pretrained=False)
+    frozen = FrozenEncoders(config, tokenizer, pretrained=False)
     pipe = ScarPipeline(config, load_model(config, folder), frozen)
     control = Image.new("RGB", (32, 32), "white")
     first, again = (pipe.generate(control, 3, seed=0).image for _ in range(2))
@@ -317,7 +406,7 @@ def test_unknown_layouts_and_presets_name_the_known_ones(tmp_path):
         convert("vq16", file, "llamagen", tmp_path / "out")
 
 
-@pytest.mark.parametrize("moment", ["scar.convert.save_weights", "shutil.move"])
+@pytest.mark.parametrize("moment", ["scar.weights.convert.save_weights", "shutil.move"])
 def test_a_failure_leaves_nothing_half_written(moment, tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
@@ -382,3 +471,18 @@ def test_a_start_refuses_another_backbone_and_a_condition_without_a_place(tmp_pa
         start(folder, "llamagen-b-c2i", {**LLAMAGEN, "backbone": {**BACKBONE, "layers": 1}})
     with pytest.raises(WeightsError, match=r"left over: conditioner\.class_table\.weight"):
         start(folder, "llamagen-b-c2i", {**LLAMAGEN, "condition": {"classes": 0}})
+
+
+def test_a_start_leaves_a_condition_behind_where_that_is_asked_for(tmp_path):
+    folder = converted(tmp_path, "llamagen")
+    text = {"classes": 0, "text_encoder": "minilm-l6", "text_slots": 4}
+    with pytest.raises(WeightsError, match=r"init_ignore: \[conditioner\.class_table\]$"):
+        start(folder, "llamagen-b-c2i", {**LLAMAGEN, "condition": text})
+    model = build_model(configure("llamagen-b-c2i", {**LLAMAGEN, "condition": text}))
+    fresh = load_start(model, folder, ignore=["conditioner.class_table"])
+    assert "conditioner.text_in.weight" in fresh and not hasattr(model.conditioner, "class_table")
+    assert torch.equal(model.backbone.norm.weight, published("llamagen")["norm.weight"])
+    changes = {**LLAMAGEN, "backbone": {**BACKBONE, "layers": 1}}
+    shallow = build_model(configure("llamagen-b-c2i", changes))
+    with pytest.raises(WeightsError, match=r"left over: backbone\.layers\.1\."):
+        load_start(shallow, folder, ignore=["backbone.layers.1"])

@@ -6,17 +6,19 @@ from pathlib import Path
 
 import pytest
 from faults.fake_pipeline import FakePipeline
+from faults.malformed import encoded
 from faults.serving import Visitor, file_data, served
+from PIL import Image
 
-from scar.images import InputError, check_size, open_image
+from scar.images import InputError, check_size, open_image, open_mask
 from scar.studio import QUEUE, about, texts
 from scar.studio.builder import POSITIONS, SIZES, SLOTS
 from scar.studio.compare import SIDES
 from scar.studio.guard import BUSY
 from scar.studio.painter import SHAPES
 from scar.studio.session import RANGES, check_prompt, check_settings
-from scar.studio.texts import HOLE, LABELS, NAMES, SENTENCES, in_chinese, tell
-from train.data.toy_compose import Part, compose, object_names, place_names
+from scar.studio.texts import HOLE, LABELS, NAMES, SENTENCES, in_chinese, prefers_chinese, tell
+from scar.toyscenes.compose import Part, compose, object_names, place_names
 
 HAN = re.compile("[\u4e00-\u9fff]")
 
@@ -62,6 +64,7 @@ def refusals():
     yield check_size, (9000, 1200)
     for data in (b"", b"only words", b"\x89PNG\r\n\x1a\n"):
         yield open_image, data
+    yield open_mask, encoded(Image.new("L", (20, 20)))
     yield lambda _: check_prompt("x" * 201, ""), None
     for name, value in {"seed": -1, "top_k": 1.5, "guidance": "3", "variants": None}.items():
         yield lambda pair: check_settings(**dict([pair])), (name, value)
@@ -88,6 +91,19 @@ def test_every_refusal_has_a_chinese_sentence():
 def test_the_about_tab_has_a_chinese_sentence_for_every_line():
     for line in (*about.ENDPOINTS, *about.LIMITS):
         assert HAN.search(in_chinese(line)), line
+
+
+@pytest.mark.parametrize(
+    ("header", "is_chinese"),
+    [
+        ("zh-CN,zh;q=0.9,en;q=0.8", True), ("zh-TW,zh;q=0.9", True), ("zh-TW", True),
+        ("zh-HK,zh;q=0.9", False), ("zh-SG", False), ("zh-Hant-TW,zh-TW;q=0.9", False),
+        ("zh,en;q=0.5", False), ("en,zh-CN;q=0.9", False), ("", False),
+    ],
+)  # fmt: skip
+def test_the_server_speaks_chinese_exactly_where_the_page_does(header, is_chinese):
+    """Gradio's page knows zh-CN and zh-TW, and shows English to every other form of Chinese."""
+    assert prefers_chinese(header) is is_chinese
 
 
 def test_values_stand_in_the_holes_of_a_chinese_sentence():

@@ -6,13 +6,15 @@ import pytest
 import torch
 
 from scar.alignment import alignment_loss
-from scar.checkpoint import build_model, build_tokenizer, configure, load_model, save_model
-from scar.conditioning import Drop, Text
-from scar.config import Sampling
+from scar.attention import set_mask
+from scar.compressor import Compressor
+from scar.config import CompressorConfig, Sampling
 from scar.cross_entropy import token_loss
 from scar.encoder import feature_shape
-from scar.layers import RMSNorm, set_mask
 from scar.model import Batch
+from scar.next_token import RMSNorm
+from scar.prefix import Drop, TextEmbedding
+from scar.weights.checkpoint import build_model, build_tokenizer, configure, load_model, save_model
 
 TINY = {"backbone": {"layers": 2, "heads": 2, "width": 32}, "tokenizer": {"codebook_size": 64}}
 PARADIGMS = ("toy-next-token", "toy-next-set")
@@ -41,7 +43,7 @@ def batch_for(config, tokenizer, size=2, seed=0, words=(3, 5)) -> Batch:
     return Batch(
         torch.randn(size, grid, grid, channels, generator=generator),
         torch.randn(size, grid, grid, channels, generator=generator),
-        Text(text, valid),
+        TextEmbedding(text, valid),
         torch.full((size,), -1),
         tokens,
         tokenizer.inputs(tokens),
@@ -122,7 +124,7 @@ def test_padding_changes_nothing(preset):
     config, tokenizer, model = tiny(preset)
     batch = batch_for(config, tokenizer, words=(3,))
     pad = torch.nn.functional.pad
-    longer = Text(pad(batch.text.tokens, (0, 0, 4, 0)), pad(batch.text.valid, (4, 0)))
+    longer = TextEmbedding(pad(batch.text.tokens, (0, 0, 4, 0)), pad(batch.text.valid, (4, 0)))
     assert torch.allclose(
         logits_of(model, batch), logits_of(model, batch._replace(text=longer)), atol=1e-5
     )
@@ -329,6 +331,62 @@ def test_every_compressor_trains_and_shortens_the_prefix(kind, factor):
     total = sum(model(batch))
     total.backward()
     assert torch.isfinite(total)
+
+
+@pytest.mark.parametrize("kind", ["conv+resize", "conv", "resize", "pixel_unshuffle"])
+@pytest.mark.parametrize("factor", [1, 2, 4])
+def test_every_cell_counts_in_the_compressed_prefix(kind, factor):
+    compressor = Compressor(CompressorConfig(kind, factor), channels=4)
+    features = torch.randn(1, 8, 8, 4, requires_grad=True)
+    compressor(features).square().sum().backward()
+    assert features.grad.abs().sum(dim=-1).min() > 0
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_resized_features_keep_their_precision(factor):
+    compressor = Compressor(CompressorConfig("resize", factor), channels=4)
+    assert compressor(torch.randn(1, 8, 8, 4).bfloat16()).dtype == torch.bfloat16
+
+
+def test_the_compression_of_the_paper_is_3_x_3_and_the_mean_of_2_x_2_cells():
+    """Weights are published for it, the embedded ones among them."""
+    compressor = Compressor(CompressorConfig(), channels=4)
+    features = torch.randn(2, 8, 8, 4)
+    x, conv = features.movedim(-1, 1), compressor.conv
+    halved = torch.nn.functional.interpolate(x, scale_factor=0.5, mode="bilinear")
+    assert torch.allclose(halved, torch.nn.functional.avg_pool2d(x, 2), atol=1e-6)
+    learned = torch.nn.functional.conv2d(x, conv.weight, conv.bias, stride=2, padding=1)
+    assert conv.weight.shape == (4, 4, 3, 3)
+    assert torch.equal(compressor(features).movedim(-1, 1), learned + halved)
+
+
+@pytest.mark.parametrize(
+    "preset, stream", [("toy-next-token", torch.float32), ("toy-next-set", torch.bfloat16)]
+)
+def test_the_residual_stream_has_the_precision_of_the_reference(preset, stream):
+    """Under autocast LlamaGen's is fp32, since `cat` promotes, and VAR's is bf16."""
+    config, tokenizer, model = tiny(preset)
+    batch, seen = batch_for(config, tokenizer), set()
+    blocks = getattr(model.backbone, "layers", None) or model.backbone.blocks
+    for block in blocks:
+        block.register_forward_hook(lambda _, inputs, x: seen.update((inputs[0].dtype, x.dtype)))
+
+    def run():
+        seen.clear()
+        model(batch)
+        *_, tokens = model.generate(
+            batch.source,
+            batch.text,
+            batch.label,
+            tokenizer,
+            Sampling(guidance=1.0),
+            torch.Generator().manual_seed(0),
+        )
+        return seen
+
+    assert run() == {torch.float32}
+    with torch.autocast("cpu", torch.bfloat16):
+        assert run() == {stream}
 
 
 @pytest.mark.parametrize("preset", PARADIGMS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,10 @@ from PIL import Image
 
 from scar import ScarPipeline
 from scar.__main__ import main
-from scar.checkpoint import (
+from scar.images import InputError, open_image, open_map
+from scar.pipeline import CACHE_SIZE
+from scar.sampling import SamplingError
+from scar.weights.checkpoint import (
     WeightsError,
     build_model,
     build_tokenizer,
@@ -21,8 +25,6 @@ from scar.checkpoint import (
     save_model,
     save_tokenizer,
 )
-from scar.images import InputError
-from scar.sampling import SamplingError
 
 TINY = {
     "backbone": {"layers": 1, "heads": 2, "width": 32},
@@ -70,6 +72,13 @@ def test_edit_keeps_the_size_and_repeats_with_a_seed(pipes, paradigm):
     assert first.image.tobytes() == again.image.tobytes() != other.image.tobytes()
     assert first.seed == 5 and first.tokens == pipe.total_tokens
     assert {"encode", "prefill", "decode", "pixels"} <= first.timings.keys()
+
+
+def test_a_batch_may_hold_more_than_the_caches(pipes):
+    texts = [f"add {count} cats" for count in range(CACHE_SIZE + 2)]
+    pictures = [picture(seed=seed) for seed in range(len(texts))]
+    outputs = pipes["next-set"].edit_batch(pictures, texts, seed=0)
+    assert len({out.image.tobytes() for out in outputs}) == len(texts)
 
 
 @pytest.mark.parametrize("paradigm", PARADIGMS)
@@ -201,3 +210,111 @@ def test_command_line_edits_a_file(folder, tmp_path, capsys):
     (tmp_path / "text.png").write_text("not an image")
     assert main(["edit", str(tmp_path / "text.png"), "add a cat", *model]) == 1
     assert "error:" in capsys.readouterr().err
+
+
+def test_an_opened_file_is_read_as_the_command_line_reads_it(pipes, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture().save(tmp_path / "turned.jpg", quality=95, exif=exif)
+    cut_out = picture().convert("RGBA")
+    cut_out.putalpha(Image.linear_gradient("L").resize(cut_out.size))
+    cut_out.save(tmp_path / "cut-out.png")
+    for name in ("turned.jpg", "cut-out.png"):
+        path = tmp_path / name
+        out = pipes["next-set"].edit(Image.open(path), "add a cat", seed=0).image
+        expected = pipes["next-set"].edit(open_image(path), "add a cat", seed=0).image
+        assert out.size == open_image(path).size and out.tobytes() == expected.tobytes()
+        drawn = pipes["next-set"].generate(Image.open(path), "a cat", seed=0).image
+        assert (
+            drawn.tobytes()
+            == pipes["next-set"].generate(open_map(path), "a cat", seed=0).image.tobytes()
+        )
+
+
+@pytest.mark.parametrize("paradigm", PARADIGMS)
+def test_a_mask_of_another_shape_frees_what_it_covers_once_stretched(pipes, paradigm):
+    source, mask = picture(128, 64), Image.new("L", (64, 64))
+    mask.paste(255, (0, 0, 64, 32))
+    out = pipes[paradigm].edit(source, "add a cat", seed=0, region=mask).image
+    stretched = mask.resize(source.size)
+    same = pipes[paradigm].edit(source, "add a cat", seed=0, region=stretched).image
+    assert out.tobytes() == same.tobytes()
+    small = mask.point(lambda v: v // 255)  # 0 and 1
+    layer = Image.merge("RGBA", [Image.new("L", mask.size)] * 3 + [mask])
+    for other in (small, layer, mask.convert("1")):
+        same = pipes[paradigm].edit(source, "add a cat", seed=0, region=other).image
+        assert out.tobytes() == same.tobytes()
+    changed = (np.asarray(out) != np.asarray(source)).any(-1)
+    assert changed[:32].any() and not changed[32:].any()
+
+
+@pytest.mark.parametrize("paradigm", PARADIGMS)
+def test_a_vanishing_temperature_is_none(pipes, paradigm):
+    images = [
+        pipes[paradigm].edit(picture(), "add a cat", seed=0, temperature=t).image.tobytes()
+        for t in (0, 1e-40, 1e-7)
+    ]
+    assert images[0] == images[1] == images[2]
+
+
+def test_the_command_line_saves_what_the_ending_says(folder, tmp_path, capsys):
+    layer = Image.new("RGBA", (96, 64))
+    layer.paste("black", (0, 0, 48, 64))
+    layer.save(tmp_path / "layer.png")
+    picture().save(tmp_path / "in.png")
+    common = ["--model", str(folder), "--paradigm", "next-set", "--seed", "3"]
+    common += ["--region", str(tmp_path / "layer.png")]
+    edit = ["edit", str(tmp_path / "in.png"), "add a cat", *common, "-o"]
+    assert main([*edit, str(tmp_path / "o.jpg")]) == 0
+    assert Image.open(tmp_path / "o.jpg").format == "JPEG"
+    assert main([*edit, str(tmp_path / "o.png")]) == 0
+    saved = np.asarray(Image.open(tmp_path / "o.png"))
+    assert (saved[:, 48:] == np.asarray(picture())[:, 48:]).all()
+    assert "icc_profile" in Image.open(tmp_path / "o.png").info
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["-o", "missing_folder/o.png"], "no folder"),
+        (["-o", "o.xyz"], "cannot be saved"),
+        (["-o", "o.png", "--seed", "-1"], "The seed must lie between 0 and 2147483647."),
+        (["-o", "o.png", "--seed", str(2**31)], "The seed must lie between 0 and 2147483647."),
+        (["-o", "o.png", "--device", "moon"], "no device 'moon'"),
+    ],
+)
+def test_what_could_only_fail_later_is_refused_at_once(
+    folder, tmp_path, capsys, monkeypatch, options, sentence
+):
+    monkeypatch.chdir(tmp_path)
+    picture().save("in.png")
+    monkeypatch.setattr(ScarPipeline, "_stream", None)  # no run may begin
+    assert main(["edit", "in.png", "add a cat", "--model", str(folder), *options]) == 1
+    error = capsys.readouterr().err
+    assert sentence in error and error.count("\n") == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_cuda_without_a_gpu_is_one_sentence(folder, tmp_path, capsys):
+    picture().save(tmp_path / "in.png")
+    arguments = ["edit", str(tmp_path / "in.png"), "add a cat", "-o", str(tmp_path / "o.png")]
+    assert main([*arguments, "--model", str(folder), "--device", "cuda"]) == 1
+    assert "no device 'cuda'" in capsys.readouterr().err
+    assert main(["bench", "edit", "--device", "cuda"]) == 1
+    assert "no device 'cuda'" in capsys.readouterr().err
+
+
+def test_digits_beyond_any_class_are_words(pipes, folder, tmp_path, capsys):
+    picture().save(tmp_path / "in.png")
+    arguments = ["generate", str(tmp_path / "in.png"), "9" * 5000, "--model", str(folder)]
+    assert main([*arguments, "-o", str(tmp_path / "o.png"), "--paradigm", "next-set"]) == 0
+    arguments[2] = "9" * 30
+    assert main([*arguments, "-o", str(tmp_path / "o.png"), "--paradigm", "next-set"]) == 1
+    assert "does not know class" in capsys.readouterr().err
+
+
+def test_a_config_with_a_byte_order_mark_loads(folder, tmp_path):
+    shutil.copytree(folder / "next-set", tmp_path / "marked")
+    file = tmp_path / "marked" / "config.json"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert ScarPipeline.from_pretrained(tmp_path / "marked", device="cpu").paradigm == "next-set"

@@ -134,12 +134,16 @@ def test_arrays_are_refused(shape):
         preprocess("canny", np.zeros(shape, np.uint16))
 
 
-def test_floating_point_images_are_refused():
-    with pytest.raises(InputError, match="8 bits"):
-        preprocess("canny", Image.new("F", (32, 32)))
+def test_floating_point_images_are_scaled_by_their_largest_value():
+    ramp = np.linspace(0, 1, 32 * 32, dtype=np.float32).reshape(32, 32)
+    for full in (1, 255, 65535):
+        drawn = np.asarray(preprocess("none", Image.fromarray(ramp * full)))
+        assert np.abs(drawn[..., 0] - ramp * 255).max() <= 1
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "YCbCr", "HSV"])
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "YCbCr", "HSV", "I", "F", "LAB"]
+)
 def test_a_detector_only_sees_rgb_bytes(mode, monkeypatch):
     seen = []
 
@@ -227,7 +231,7 @@ def test_embedded_lines_follow_the_outline(name):
 
 
 def test_embedded_depth_puts_the_ground_in_front_of_the_sky():
-    from train.data.toy import ToyScenes
+    from scar.toyscenes.dataset import ToyScenes
 
     batch = ToyScenes("test", 128).batch(range(6))
     for pixels, exact in zip(batch.source, batch.source_depth.numpy(), strict=True):
@@ -382,6 +386,18 @@ def test_a_cache_that_cannot_be_written_is_named(publish, machine, monkeypatch):
     monkeypatch.setenv("SCAR_CACHE", str(machine / "file" / "cache"))
     with pytest.raises(WeightsError, match="cannot be written"):
         weights.download("hed")
+
+
+@pytest.mark.parametrize("home", [None, "/proc/1/root/home"])  # none, and one of somebody else
+def test_the_maps_need_no_home(home, monkeypatch):
+    for name in ("SCAR_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    if home:
+        monkeypatch.setenv("HOME", home)
+    else:
+        monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    for preprocessor in PREPROCESSORS.values():
+        assert preprocessor.status().state == "ready"
 
 
 # The command line.

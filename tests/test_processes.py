@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +19,8 @@ from test_train import (
     tokenizer_folder,  # noqa: F401
 )
 
-from train import checkpoints, processes
 from train.__main__ import train
+from train.loop import checkpoints, processes
 from train.recipe import load_recipe
 
 
@@ -37,6 +38,34 @@ def launch(config: str, recipe: str, out: Path, *overrides: str, program=("-m", 
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
+
+
+OWN_OUT = """
+import os, sys
+from train.__main__ import main
+out = next(word for word in sys.argv if word.startswith("out="))
+sys.exit(main([*sys.argv[1:], f"{out}/{os.environ['RANK']}"]))
+"""  # each process has a disk of its own, as nodes do
+
+
+def test_nodes_resume_from_one_step_or_not_at_all(tokenizer_folder, tmp_path):  # noqa: F811
+    program, nodes = tmp_path / "own_out.py", tmp_path / "nodes"
+    program.write_text(OWN_OUT)
+    fields = ("batch_size=4", "steps=2")
+    train(edit_recipe(tokenizer_folder, nodes / "0", "accumulate=2", *fields))
+    shutil.rmtree(nodes / "0/final")
+    again = (TINY_MODEL, f"tokenizer={tokenizer_folder}", "accumulate=2", "batch_size=4", "steps=4")
+
+    def resume() -> str:
+        return launch("ddp_8gpu.yaml", "toy_edit", nodes, *again, program=(str(program),))
+
+    with pytest.raises(AssertionError, match="process 1 has other checkpoints there, or none"):
+        resume()
+    assert not (nodes / "0/final").exists() and not (nodes / "1/final").exists()
+    shutil.copytree(nodes / "0/checkpoints", nodes / "1/checkpoints")
+    assert resume().count("resuming from step-00000002") == 1
+    assert checkpoints.steps(nodes / "0/checkpoints") == [2, 4]
+    assert (nodes / "0/final/config.json").is_file() and not (nodes / "1/final").exists()
 
 
 DROPS = ("drop_text=0.3", "drop_image=0.3", "batch_size=4")
@@ -74,7 +103,7 @@ def test_two_processes_compute_what_one_does_and_resume(
 def test_the_codebook_follows_the_latents_of_all_processes(tmp_path):
     fields = (f"model={{tokenizer: {TINY_CODES}}}", "init=''", "batch_size=4", "patch_start=0")
     one = [*SMALL, *fields, "accumulate=2", f"out={tmp_path / 'one'}"]
-    train(load_recipe("train/recipes/toy_tokenizer.yaml", one))
+    train(load_recipe("train/recipes/toy/tokenizer.yaml", one))
     launch("ddp_8gpu.yaml", "toy_tokenizer", tmp_path / "two", *fields)
     assert_close(tmp_path / "two", tmp_path / "one", 1e-5)
     both = [
@@ -99,7 +128,7 @@ def test_the_codebook_follows_the_latents_of_all_processes(tmp_path):
 def test_what_cannot_be_spread_is_refused(how, fields, message, monkeypatch, tmp_path):
     monkeypatch.setenv(f"ACCELERATE_USE_{how}", "true")
     monkeypatch.setattr(processes, "is_deepspeed_available", lambda: False)
-    recipe = load_recipe("train/recipes/toy_edit.yaml", [*SMALL, f"out={tmp_path}", *fields])
+    recipe = load_recipe("train/recipes/toy/edit.yaml", [*SMALL, f"out={tmp_path}", *fields])
     with pytest.raises(ValueError, match=message):
         processes.build_accelerator(recipe)
 

@@ -11,11 +11,18 @@ import pytest
 import torch
 from test_data import CPU, write_imagenet, write_jsonl, write_multigen
 
-from scar.checkpoint import build_model, build_tokenizer, configure, save_model, save_tokenizer
+from scar.config import Sampling
+from scar.weights.checkpoint import (
+    build_model,
+    build_tokenizer,
+    configure,
+    save_model,
+    save_tokenizer,
+)
 from train.__main__ import main, train
 from train.data.sources import open_source
 from train.dry_run import measure, memory_per_process
-from train.objectives import build_objective
+from train.objectives.scar import build_objective
 from train.recipe import Recipe, load_recipe, scheduled
 
 RECIPES = Path("train/recipes")
@@ -24,6 +31,14 @@ PAPER = sorted([*RECIPES.glob("c2i_*.yaml"), *RECIPES.glob("t2i_*.yaml")]) + [
 ]
 TOY = sorted(RECIPES.glob("toy_*.yaml"))
 EPOCHS = {"c2i_llamagen": 20, "c2i_var": 10, "t2i": 4, "edit_seed_unsplash": 2}
+
+# The rivals' that share a backbone: ControlAR, CAR, EditAR.
+SAMPLING = {
+    "c2i_llamagen": Sampling(4.0, 1.0, 2000, 1.0, "joint"),
+    "c2i_var": Sampling(4.0, 1.0, 900, 0.95, "text"),
+    "t2i": Sampling(4.0, 1.0, 2000, 1.0, "joint"),
+    "edit_seed_unsplash": Sampling(3.0, 1.0, 1000, 1.0, "text"),
+}
 
 # One encoder and text encoder that packages carry, and the published shapes made small.
 TINY_ENCODERS = {
@@ -136,6 +151,7 @@ def test_a_recipe_says_what_the_paper_says(path):
     assert (config.encoder.name, config.compressor.factor) == ("dinov2-b", 2)
     assert recipe.detector == "real" or not recipe.control
     assert path.stem.endswith(recipe.control)
+    assert config.sampling == SAMPLING[family]
     assert recipe.out == f"runs/{path.stem}" and recipe.about
 
 

@@ -282,13 +282,13 @@ def test_scenes_come_from_their_list(tmp_path):
 @pytest.fixture(scope="module", params=["next-token", "next-set"])
 def real_pipe(request):
     """The real pipeline of the embedded family with random weights."""
-    from scar.checkpoint import build_model, build_tokenizer
     from scar.config import PRESETS
-    from scar.frozen import Frozen
+    from scar.frozen import FrozenEncoders
     from scar.pipeline import ScarPipeline
+    from scar.weights.checkpoint import build_model, build_tokenizer
 
     config = PRESETS[f"toy-{request.param}"]
-    frozen = Frozen(config, build_tokenizer(config.tokenizer))
+    frozen = FrozenEncoders(config, build_tokenizer(config.tokenizer))
     return ScarPipeline(config, build_model(config), frozen)
 
 

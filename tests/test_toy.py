@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from scar.images import InputError
-from train.data.toy import ToyScenes
-from train.data.toy_compose import Part, compose, object_names, picture_and_edits
-from train.data.toy_edits import FAMILIES, is_held_out
-from train.data.toy_language import HELD_OUT, PHRASINGS, SYNONYMS
-from train.data.toy_sprites import COLOURS, vocabulary
+from scar.toyscenes.compose import Part, compose, object_names, picture_and_edits
+from scar.toyscenes.dataset import ToyScenes
+from scar.toyscenes.edits import FAMILIES, is_held_out
+from scar.toyscenes.language import HELD_OUT, PHRASINGS, SYNONYMS
+from scar.toyscenes.sprites import COLOURS, vocabulary
 
 
 @pytest.fixture(scope="module")
 def scenes():
-    return ToyScenes(size=64)
+    return ToyScenes(size=64, wild=0)
 
 
 @pytest.fixture(scope="module")
@@ -79,18 +79,19 @@ def test_shapes_and_types(batch):
 
 
 def test_the_same_index_gives_the_same_bytes(batch):
-    again = ToyScenes(size=64).batch(range(96))
+    again = ToyScenes(size=64, wild=0).batch(range(96))
     for name in ("source", "target", "mask", "source_depth", "target_depth", "label"):
         assert torch.equal(getattr(again, name), getattr(batch, name))
     assert again.instruction == batch.instruction
     assert again.target_caption == batch.target_caption
 
 
-@pytest.mark.parametrize("size", [64, 112])
-def test_bytes_do_not_depend_on_the_rest_of_the_batch(size):
-    scenes = ToyScenes(size=size)
-    together = scenes.batch([3, 50, 7, 7, 21, 40, 11])
-    for row, index in enumerate([3, 50, 7, 7, 21, 40, 11]):
+@pytest.mark.parametrize(("size", "wild"), [(64, 0), (112, 0), (64, 1), (112, 1)])
+def test_bytes_do_not_depend_on_the_rest_of_the_batch(size, wild):
+    scenes = ToyScenes(size=size, wild=wild)
+    indices = [3, 50, 7, 7, 21, 40, 11, *(range(100, 130) if wild else ())]
+    together = scenes.batch(indices)
+    for row, index in enumerate(indices):
         alone = scenes.batch([index])
         assert torch.equal(alone.source[0], together.source[row])
         assert torch.equal(alone.target[0], together.target[row])
@@ -98,7 +99,7 @@ def test_bytes_do_not_depend_on_the_rest_of_the_batch(size):
 
 
 def test_splits_and_seeds_differ(batch):
-    for other in (ToyScenes(size=64, seed=1), ToyScenes(size=64, split="validation")):
+    for other in (ToyScenes(size=64, seed=1, wild=0), ToyScenes(size=64, split="validation")):
         assert other.batch(range(16)).instruction != batch.instruction[:16]
 
 
@@ -120,7 +121,7 @@ def test_local_edits_leave_most_of_the_picture(batch):
 def test_every_family_appears(examples, test_examples):
     assert {e.family for e in examples} == set(FAMILIES)
     assert {e.family for e in test_examples} == set(FAMILIES)
-    only = ToyScenes(size=64, families=["move"])
+    only = ToyScenes(size=64, families=["move"], wild=0)
     assert {only.example(i).family for i in range(20)} == {"move"}
 
 
@@ -257,6 +258,9 @@ def test_the_ground_comes_nearer_downwards(scenes):
         ({"size": 1024}, "from 64 to 512"),
         ({"objects": 4}, "objects must be from 8"),
         ({"families": ["add", "explode"]}, "explode"),
+        ({"families": ["keep"], "wild": 0}, "keep"),
+        ({"split": "test", "families": ["two"]}, "two"),
+        ({"wild": 1.5}, "from 0 to 1"),
     ],
 )
 def test_bad_options_are_explained(options, message):
@@ -275,7 +279,7 @@ def test_the_smallest_vocabulary_works():
 
 
 def test_data_does_not_need_the_interface():
-    code = "import sys, train.data.toy, train.data.toy_preview; print('gradio' in sys.modules)"
+    code = "import sys, scar.toyscenes.preview; print('gradio' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
@@ -285,7 +289,7 @@ def test_rendering_in_threads_gives_the_same_bytes_and_leaves_torch_as_it_was(ba
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            again = ToyScenes(size=64).batch(range(8))
+            again = ToyScenes(size=64, wild=0).batch(range(8))
             assert torch.get_num_threads() == threads
             assert torch.equal(again.source, batch.source[:8])
             assert torch.equal(again.target, batch.target[:8])

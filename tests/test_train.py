@@ -12,15 +12,22 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from scar.checkpoint import build_tokenizer, configure, load_tokenizer, save_tokenizer
-from train import checkpoints, moments
+from scar.weights.checkpoint import (
+    build_model,
+    build_tokenizer,
+    configure,
+    load_tokenizer,
+    save_tokenizer,
+)
 from train.__main__ import main, train
-from train.average import Average
-from train.muon import orthogonalised
-from train.optim import build_optimizers, rate
-from train.recipe import load_recipe
-from train.report import Report
-from train.step import gradients
+from train.data.samples import epoch_order
+from train.loop import checkpoints, moments
+from train.loop.ema import EMA
+from train.loop.muon import orthogonalised
+from train.loop.optimizer import build_optimizers, rate
+from train.loop.report import Report
+from train.loop.step import gradients, part_seed
+from train.recipe import bounded_seed, load_recipe
 
 RECIPES = Path("train/recipes")
 SMALL = [
@@ -173,6 +180,43 @@ def test_memory_and_speed_fields_change_nothing_learned(fields, plain, tokenizer
     assert tensors["model"].keys() == expected["model"].keys()
 
 
+LLAMAGEN_DECAYS = """
+compressor.conv  conditioner.visual  conditioner.text_in  conditioner.text_out
+conditioner.class_table  upsampler.expand  upsampler.refine  region.conv1  region.conv2
+backbone.tok_embeddings  backbone.layers.0.attention.wqkv  backbone.layers.0.attention.wo
+backbone.layers.0.feed_forward.w1  backbone.layers.0.feed_forward.w2
+backbone.layers.0.feed_forward.w3  backbone.output
+"""
+VAR_DECAYS = """
+compressor.conv  conditioner.visual  conditioner.text_in  conditioner.text_out
+conditioner.class_table  conditioner.pool  upsampler.expand  upsampler.refine
+region.conv1  region.conv2
+backbone.word_embed  backbone.blocks.0.attn.mat_qkv  backbone.blocks.0.attn.proj
+backbone.blocks.0.ffn.fc1  backbone.blocks.0.ffn.fc2  backbone.blocks.0.ada_lin
+backbone.head_nm.ada_lin  backbone.head
+"""
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize(
+    "preset, expected", [("toy-next-token", LLAMAGEN_DECAYS), ("toy-next-set", VAR_DECAYS)]
+)
+def test_only_weights_of_layers_decay(preset, expected, optimizer):
+    """Of LlamaGen every matrix decays, of VAR all but positions, levels and head temperatures."""
+    changes = {"backbone": {"layers": 1, "heads": 2, "width": 32}, "condition": {"classes": 3}}
+    changes["losses"] = {"region": 1.0}
+    model = build_model(configure(preset, changes), for_training=True)
+    recipe = load_recipe(RECIPES / "toy_edit.yaml", [f"optimizer={optimizer}"])
+    names = {id(p): name for name, p in model.named_parameters()}
+    decayed, others = set(), set()
+    for group in (g for o in build_optimizers(recipe, model) for g in o.param_groups):
+        assert group["weight_decay"] in (0, recipe.weight_decay)
+        (decayed if group["weight_decay"] else others).update(names[id(p)] for p in group["params"])
+    assert decayed == {f"{layer}.weight" for layer in expected.split()}
+    assert others == {*names.values()} - decayed
+    assert {"conditioner.null_visual", "conditioner.null_text"} < others
+
+
 def test_muon_moves_hidden_matrices_and_adamw_the_rest():
     module = torch.nn.ModuleDict(
         {
@@ -196,14 +240,16 @@ def test_muon_in_fp32_does_what_torch_does_in_bf16():
     gradients = [[torch.randn(shape) for shape in shapes] for _ in range(5)]
     ends, moments_after = {}, {}
     for precision in ("fp32", "bf16"):
-        module = torch.nn.ParameterList(w.clone() for w in start)
+        module = torch.nn.ModuleList(torch.nn.Linear(*w.T.shape, bias=False) for w in start)
+        for layer, weight in zip(module, start, strict=True):
+            layer.weight.data.copy_(weight)
         recipe = load_recipe(RECIPES / "toy_edit.yaml", [*options, f"precision={precision}"])
         muon = build_optimizers(recipe, module)[-1]
         for step in gradients:
-            for weight, gradient in zip(module, step, strict=True):
-                weight.grad = gradient
+            for layer, gradient in zip(module, step, strict=True):
+                layer.weight.grad = gradient
             muon.step()
-        ends[precision] = [weight.detach() for weight in module]
+        ends[precision] = [layer.weight.detach() for layer in module]
         moments_after[precision] = moments.flatten(muon)
         assert (type(muon) is torch.optim.Muon) == (precision == "bf16")
     torch.testing.assert_close(moments_after["fp32"], moments_after["bf16"])
@@ -329,6 +375,32 @@ def test_damaged_checkpoints_are_skipped_by_name(tmp_path):
         checkpoints.newest(tmp_path, said.append)
 
 
+def test_moments_of_other_weights_are_refused():
+    recipe = load_recipe(RECIPES / "toy_edit.yaml")
+    module = torch.nn.Linear(2, 3)
+    [optimizer] = build_optimizers(recipe, module)
+    module(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    kept = moments.flatten(optimizer)
+    moments.restore(optimizer, kept)
+    swapped = {f"{1 - int(key[0])}{key[1:]}": value for key, value in kept.items()}
+    further = {f"2{key[1:]}": value for key, value in kept.items()}
+    for other in (swapped, further):
+        with pytest.raises(ValueError, match="moments .* in another order"):
+            moments.restore(optimizer, other)
+
+
+def test_the_processes_of_a_node_share_a_loaded_checkpoint(tmp_path):
+    path = checkpoints.save(tmp_path, 1, {"model": {"w": torch.ones(1000)}}, {}, keep=2)
+    [weight] = checkpoints.load(path)[0]["model"].values()
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    mapped = [line for line in maps if str(path) in line]
+    assert any(
+        int(first, 16) <= weight.data_ptr() < int(last, 16)
+        for first, last in (line.split()[0].split("-") for line in mapped)
+    )
+
+
 def test_a_failed_save_leaves_the_last_good_one(tmp_path, monkeypatch):
     checkpoints.save(tmp_path, 1, {"model": {"w": torch.ones(2)}}, {}, keep=2)
 
@@ -351,7 +423,7 @@ def test_only_the_newest_are_kept(tmp_path):
 def test_the_average_follows_the_weights_and_is_only_lent():
     module = torch.nn.Linear(1, 1, bias=False)
     module.weight.data.fill_(0.0)
-    average = Average(module, 0.5)
+    average = EMA(module, 0.5)
     module.weight.data.fill_(1.0)
     average.update(module, step=1000)
     with average.applied(module):
@@ -367,3 +439,12 @@ def test_rate_warms_up_and_decays():
     assert rate(recipe, 9) == pytest.approx(1.0)
     assert rate(recipe, 55) == pytest.approx(0.5)
     assert rate(recipe, 99) < 0.02
+
+
+@pytest.mark.parametrize("seed", [-1, 20240607, 2**63, -(2**70)])
+def test_any_integer_is_a_seed(seed):
+    torch.manual_seed(bounded_seed(seed))
+    torch.manual_seed(part_seed(seed, 10**6, 7))
+    first, second = (epoch_order([range(50), range(50, 80)], seed, e).tolist() for e in (0, 1))
+    assert first != second and sorted(first) == sorted(second) == list(range(80))
+    assert bounded_seed(20240607) == 20240607

@@ -17,9 +17,9 @@ import torch
 
 from train.data.extracted import read_layout
 from train.data.sources import open_source
-from train.objectives import ScarObjective, build_objective
-from train.precision import resolve_precision
-from train.recipe import Recipe, load_recipe
+from train.loop.precision import resolve_precision
+from train.objectives.scar import ScarObjective, build_objective
+from train.recipe import Recipe, bounded_seed, load_recipe
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,7 +49,7 @@ def compare(recipe: Recipe, folder: Path, steps: int) -> None:
     images = replace(recipe, extracted="")
     read = replace(recipe, extracted=str(folder))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.manual_seed(recipe.seed)
+    torch.manual_seed(bounded_seed(recipe.seed))
     objective = build_objective(recipe).to(device, memory_format=torch.channels_last)
     sources = [open_source(each, "train", device) for each in (images, read)]
     stored = read_layout(folder).examples // recipe.batch_size
@@ -73,7 +73,7 @@ def _run(
     for step in range(steps + 1):
         if step == 1:
             start = time.perf_counter()
-        torch.manual_seed(recipe.seed + step)
+        torch.manual_seed(bounded_seed(recipe.seed + step))
         raw = source.batch(range(step * recipe.batch_size, (step + 1) * recipe.batch_size))
         with torch.autocast(raw.label.device.type, torch.bfloat16, recipe.precision == "bf16"):
             terms = objective(raw, step)

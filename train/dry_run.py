@@ -1,10 +1,11 @@
 """What a recipe would need and cost, without training it or allocating a weight.
 
-Memory and operations are estimates: fp32 weights, gradients, AdamW moments and average for what is
-trained; activations of a transformer layer in 16 bit as 34 bytes per token and channel (Korthikanti
-et al. 2022, without the attention matrix, which is never stored), or 2 where they are computed
-again; logits in fp32 with their gradient, as many as exist together; 6 operations per trained and 2
-per frozen weight and token, convolutional tokenizer aside.
+Memory and operations are estimates: fp32 weights, gradients, AdamW moments and average (`ema`) for
+what is trained; fp32 weights of the frozen networks that nothing `extracted` replaces; activations
+of a transformer layer in 16 bit as 34 bytes per token and channel (Korthikanti et al. 2022, without
+the attention matrix, which is never stored), or 2 where they are computed again; logits in fp32
+with their gradient, as many as exist together; 6 operations per trained and 2 per frozen weight and
+token, convolutional tokenizer aside.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from huggingface_hub import try_to_load_from_cache
 from torch import nn
 
 from preprocessors import PREPROCESSORS
-from scar.checkpoint import build_model, build_tokenizer, configure
 from scar.config import ScarConfig
 from scar.cross_entropy import LOGITS
 from scar.encoder import ENCODERS, REVISIONS, VisualEncoder, feature_shape
 from scar.text import TEXT_ENCODERS, TextEncoder
+from scar.weights.checkpoint import build_model, build_tokenizer, configure
+from train.data.extracted import RECORD, Layout, read_layout
 from train.data.sources import open_reader
+from train.objectives.frozen import needless
 from train.recipe import Recipe, scheduled
 
 # google/flan-t5-*: their shapes, so that nothing has to be downloaded to count them.
@@ -30,7 +33,8 @@ T5_SHAPES = {
     "flan-t5-small": {"d_model": 512, "d_ff": 1024, "num_layers": 8, "num_heads": 6},
     "flan-t5-xl": {"d_model": 2048, "d_ff": 5120, "num_layers": 24, "num_heads": 32},
 }
-BYTES_TRAINED = 4 + 4 + 4  # weight, gradient, average
+BYTES_TRAINED = 4 + 4  # weight, gradient
+BYTES_AVERAGE = 4
 BYTES_MOMENTS = {"adamw": 8, "adamw8bit": 2, "muon": 4}  # muon: one for nearly every weight
 BYTES_FROZEN = 4
 BYTES_ACTIVATION = 34  # per layer, token and channel
@@ -66,7 +70,7 @@ def dry_run(recipe: Recipe) -> None:
         count = _count(build_tokenizer, config.tokenizer)
         print(f"\ntrained      tokenizer {count:,}")
     else:
-        size = measure(config)
+        size = measure(config, needless(recipe))
         _print_sizes(size)
         _print_memory(recipe, config, size)
     steps = _print_schedule(recipe)
@@ -77,15 +81,15 @@ def dry_run(recipe: Recipe) -> None:
     print("\nmissing      " + ("\n             ".join(found) or "nothing"))
 
 
-def measure(config: ScarConfig) -> Size:
-    """Counted on torch's meta device."""
+def measure(config: ScarConfig, without: frozenset[str] = frozenset()) -> Size:
+    """Counted on torch's meta device, `without` some frozen networks ("encoder", "text")."""
     with torch.device("meta"):
         model = build_model(config, for_training=True)
-        frozen = {
-            f"encoder {config.encoder.name}": _weights(VisualEncoder(config.encoder, False)),
-            "tokenizer": _weights(build_tokenizer(config.tokenizer)),
-        }
-    if config.condition.text_encoder != "none":
+        frozen = {"tokenizer": _weights(build_tokenizer(config.tokenizer))}
+        if "encoder" not in without:
+            encoder = VisualEncoder(config.encoder, False)
+            frozen[f"encoder {config.encoder.name}"] = _weights(encoder)
+    if config.condition.text_encoder != "none" and "text" not in without:
         frozen[f"text {config.condition.text_encoder}"] = _text_weights(config)
     grid = feature_shape(config.encoder)[0]
     start = int(model.backbone.reads_pooled)  # VAR's start token
@@ -103,6 +107,7 @@ def memory_per_process(recipe: Recipe, config: ScarConfig, size: Size, examples:
     """Bytes, for `examples` in one micro-batch of one process."""
     backbone = config.backbone
     trained = BYTES_TRAINED + BYTES_MOMENTS[recipe.optimizer]
+    trained += BYTES_AVERAGE if recipe.ema else 0
     weights = trained * sum(size.trained.values()) + BYTES_FROZEN * sum(size.frozen.values())
     kept = BYTES_ACTIVATION * backbone.layers
     if recipe.gradient_checkpointing:
@@ -117,8 +122,10 @@ def operations_per_example(size: Size) -> float:
     """Floating-point operations of one example, forward and backward."""
     compressed = size.trained["compressor"] * size.visual * 2  # of source and target
     upsampled = size.trained.get("upsampler", 0) * size.cells
-    encoder = next(count for name, count in size.frozen.items() if name.startswith("encoder"))
-    text = next((count for name, count in size.frozen.items() if name.startswith("text")), 0)
+    encoder, text = (
+        next((count for name, count in size.frozen.items() if name.startswith(kind)), 0)
+        for kind in ("encoder", "text")
+    )
     return 6 * (size.trained["backbone"] * size.sequence + compressed + upsampled) + 2 * (
         encoder * size.cells * 2 + text * size.text
     )
@@ -132,17 +139,19 @@ def missing(recipe: Recipe, config: ScarConfig) -> list[str]:
         if folder and not any(Path(folder).glob("*.safetensors")):
             found.append(f"{field}: no weights in {folder}; see train/README.md")
     if recipe.objective == "scar":
-        found += _missing_encoders(config)
-    if recipe.extracted and not (Path(recipe.extracted) / "extracted.json").is_file():
+        found += _missing_encoders(config, needless(recipe))
+    stored = _stored(recipe)
+    whole = bool(stored and stored.whole)
+    if recipe.extracted and not stored:
         found.append(f"extracted: {recipe.extracted} is empty; run python -m train.extract")
     elif recipe.data != "toy":
-        splits = ("train", "validation") if recipe.grid_every else ("train",)
-        for split in splits:
+        wanted = {"train": not whole, "validation": bool(recipe.grid_every)}
+        for split in (split for split, needed in wanted.items() if needed):
             try:
                 open_reader(recipe, split)
             except ValueError as error:
                 found.append(f"data, {split}: {error}")
-    if recipe.control and not recipe.controls and recipe.data != "toy":
+    if recipe.control and not recipe.controls and not whole and recipe.data != "toy":
         status = PREPROCESSORS[recipe.control].status(recipe.detector)
         stand_in = status.backend == "embedded" and recipe.detector == "auto"
         if status.state != "ready" or stand_in:
@@ -150,14 +159,19 @@ def missing(recipe: Recipe, config: ScarConfig) -> list[str]:
     return found
 
 
-def _missing_encoders(config: ScarConfig) -> list[str]:
+def _stored(recipe: Recipe) -> Layout | None:
+    there = recipe.extracted and (Path(recipe.extracted) / RECORD).is_file()
+    return read_layout(Path(recipe.extracted)) if there else None
+
+
+def _missing_encoders(config: ScarConfig, without: frozenset[str]) -> list[str]:
     found = []
     name, spec = config.encoder.name, ENCODERS[config.encoder.name]
     files, pin = ("model.safetensors", "pytorch_model.bin"), REVISIONS.get(name, "main")
     is_here = any(_cached(f"timm/{spec.timm_name}", file, pin) for file in files)
-    if not spec.stages and not is_here:
+    if not spec.stages and not is_here and "encoder" not in without:
         found.append(f"encoder: {spec.timm_name} will be downloaded from the Hub")
-    if config.condition.text_encoder != "none":
+    if config.condition.text_encoder != "none" and "text" not in without:
         text = TEXT_ENCODERS[config.condition.text_encoder]
         if text.revision and not _cached(text.source, "config.json", text.revision):
             found.append(f"text encoder: {text.source} will be downloaded from the Hub")
@@ -195,7 +209,8 @@ def _print_schedule(recipe: Recipe) -> int:
         print(f"steps        {recipe.steps:,} of {recipe.batch_size} examples")
         return recipe.steps
     try:
-        reader = open_reader(recipe, "train")
+        stored = _stored(recipe)
+        reader = range(stored.examples) if stored else open_reader(recipe, "train")
     except ValueError:
         print(f"steps        {recipe.epochs:g} epochs of data that are not there yet")
         return 0

@@ -1,9 +1,9 @@
 """python -m train.extract RECIPE.yaml FOLDER: let the frozen networks see the data once.
 
-Writes VQ codes, encoder features and text embeddings of the recipe's first `passes` epochs, with
-their crops. A recipe with `extracted: FOLDER` then reads them instead of images. Stop it whenever
-you like: the same command goes on with the shards that are missing, and `accelerate launch -m
-train.extract` shares them among processes.
+Writes VQ codes, encoder features and text embeddings (or a part, `--what tokens,text`) of the
+recipe's first `passes` epochs, with their crops. A recipe with `extracted: FOLDER` then reads them
+instead of images. Stop it whenever you like: the same command goes on with the shards that are
+missing, and `accelerate launch -m train.extract` shares them among processes.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -18,10 +19,12 @@ import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
-from scar.checkpoint import configure, load_tokenizer
-from scar.frozen import Frozen
+from scar.config import ScarConfig
+from scar.frozen import FrozenEncoders
+from scar.weights.checkpoint import configure, load_tokenizer
 from train.data.extracted import (
     DTYPES,
+    PARTS,
     RECORD,
     Layout,
     facts_of,
@@ -29,9 +32,10 @@ from train.data.extracted import (
     shard_path,
     write_shard,
 )
-from train.data.sources import open_source
-from train.objectives import encode_batch
-from train.precision import resolve_precision
+from train.data.sources import fingerprint, open_source
+from train.loop.precision import resolve_precision
+from train.objectives.frozen import NETWORKS
+from train.objectives.scar import encode_batch
 from train.recipe import Recipe, load_recipe
 
 SHARD = 256  # examples in a file: about 0.8 GB of DINOv2-B features at 448 px in bf16
@@ -52,6 +56,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--dtype", choices=DTYPES, default="bf16", help="of features; fp32 keeps every bit"
     )
+    parser.add_argument(
+        "--what",
+        default=",".join(PARTS),
+        help="tokens,text leaves out the features, which are then computed while training",
+    )
     arguments = parser.parse_intermixed_args(argv)
     try:
         recipe = load_recipe(arguments.recipe, arguments.overrides)
@@ -62,6 +71,7 @@ def main(argv: list[str] | None = None) -> int:
             arguments.examples,
             arguments.shard,
             arguments.dtype,
+            arguments.what.split(","),
         )
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -76,8 +86,12 @@ def extract(
     examples: int | None = None,
     shard: int = SHARD,
     dtype: str = "bf16",
+    what: Sequence[str] = tuple(PARTS),
 ) -> None:
     """Write this process's share of the shards that are not there yet.
+
+    Args:
+        what: keys of PARTS, "tokens" among them; networks of the others do not run.
 
     Raises:
         ValueError: the recipe is no SCAR recipe, its data or tokenizer are missing, or the folder
@@ -85,6 +99,10 @@ def extract(
     """
     if recipe.objective != "scar":
         raise ValueError("only recipes with objective scar have something to extract")
+    if not {"tokens"} <= set(what) <= set(PARTS):
+        raise ValueError(f"what to extract is tokens and perhaps others of {', '.join(PARTS)}")
+    if recipe.data == "toy" and set(what) != set(PARTS):
+        raise ValueError("toy data are extracted whole: --what is for data on disk")
     state = PartialState(cpu=not torch.cuda.is_available())
     recipe = resolve_precision(recipe)
     config = configure(recipe.preset, recipe.model)
@@ -92,19 +110,18 @@ def extract(
     if examples is None and not hasattr(source, "__len__"):
         raise ValueError("toy data have no end: say --examples")
     count = examples or passes * len(source)
-    layout = Layout(facts_of(recipe, config), count, shard, dtype)
+    parts = [part for part in PARTS if part in what]
+    layout = Layout(facts_of(recipe, config), count, shard, dtype, parts, fingerprint(source))
     folder.mkdir(parents=True, exist_ok=True)
     if state.is_main_process:
         _record(folder, layout)
-    tokenizer = load_tokenizer(config.tokenizer, Path(recipe.tokenizer))
-    # The memory format of the loop: bf16 convolutions round by it.
-    frozen = Frozen(config, tokenizer).to(state.device, memory_format=torch.channels_last)
     todo = [
         number
         for number in range(state.process_index, layout.shards, state.num_processes)
         if not shard_path(folder, number).is_file()
     ]
     size = recipe.batch_size // (recipe.accumulate * state.num_processes) or 1
+    frozen = _networks(recipe, config, layout, state.device)
     for number in tqdm(todo, desc="shards", disable=not state.is_main_process):
         indices = layout.indices(number)
         pieces = [indices[first : first + size] for first in range(0, len(indices), size)]
@@ -112,7 +129,18 @@ def extract(
         for raw in map(source.batch, pieces):  # outside of autocast, as in the loop
             with torch.autocast(state.device.type, torch.bfloat16, recipe.precision == "bf16"):
                 batches.append(encode_batch(frozen, raw, recipe.foreground))
-        write_shard(shard_path(folder, number), batches, DTYPES[dtype])
+        write_shard(shard_path(folder, number), batches, layout)
+
+
+def _networks(
+    recipe: Recipe, config: ScarConfig, layout: Layout, device: torch.device
+) -> FrozenEncoders:
+    """Those that make what is stored."""
+    tokenizer = load_tokenizer(config.tokenizer, Path(recipe.tokenizer))
+    without = frozenset(name for part, name in NETWORKS.items() if part not in layout.what)
+    frozen = FrozenEncoders(config, tokenizer, without=without)
+    # The memory format of the loop: bf16 convolutions round by it.
+    return frozen.to(device, memory_format=torch.channels_last)
 
 
 def _record(folder: Path, layout: Layout) -> None:

@@ -29,6 +29,13 @@ class Recipe:
     controls: str = ""  # folder of maps made beforehand (imagenet); "": drawn while training
     # auto takes the small embedded network where a detector's weights are not on this machine.
     detector: str = "auto"  # who draws maps while training: auto | real | embedded
+    images: str = ""  # folder that paths in tables are relative to; "": the table's own
+    # Which column holds what, where the names are others: {instruction: edit, control: my_map}.
+    columns: dict = field(default_factory=dict)
+    validation_folder: str = ""  # where validation data lie; "": files called validation* in folder
+    # Share of the examples that become validation data where there are none, 512 at most.
+    holdout: float = 0.02
+    allow_data_change: bool = False  # resume with other data than the run was stopped with
     extracted: str = ""  # folder that `python -m train.extract` filled; read instead of images
     size: int = 256  # pixels a side
     fit: str = "crop"  # crop: a square out of the image | squash: the whole image, distorted
@@ -50,17 +57,17 @@ class Recipe:
     accumulate: int = 1  # micro-batches per step
     learning_rate: float = 1e-4
     warmup: int = 0  # steps from 0 to the full rate
-    decay: str = "constant"  # constant (the paper's) | cosine, to a tenth | linear, to zero
+    decay: str = "constant"  # constant | cosine, to a tenth | linear, to zero
 
     # Optimiser
     # muon moves matrices, AdamW the rest; adamw8bit keeps moments in 8 bits (bitsandbytes).
     optimizer: str = "adamw"  # adamw | adamw8bit | muon
     fused: bool = False  # AdamW as one kernel: the same steps up to rounding
     betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.05  # on matrices only
+    weight_decay: float = 0.05  # on the weights of linear, convolution and embedding layers
     clip: float = 1.0  # gradient norm
     ema: float = 0.999  # decay of the averaged weights; 0 keeps none
-    # auto: bf16 on CUDA; on a CPU the faster one, measured at the start (train/precision.py).
+    # auto: bf16 on CUDA; on a CPU the faster one, measured at the start (train/loop/precision.py).
     precision: str = "auto"  # auto | bf16 (autocast) | fp32
 
     # Memory and speed; what is learned stays the same
@@ -118,6 +125,10 @@ class Recipe:
             in ("auto", "real", "embedded"),
             "fit must be crop or squash": self.fit in ("crop", "squash"),
             "enlarge must be 1 or more": self.enlarge >= 1,
+            "holdout must lie in [0, 0.5]": 0 <= self.holdout <= 0.5,
+            "columns must name a column for each role": all(
+                isinstance(name, str) for name in self.columns.values()
+            ),
             "flip must lie in [0, 1]": 0 <= self.flip <= 1,
             "prefix_only must be 0 or more, and below 1": 0 <= self.prefix_only < 1,
             "wild must lie in [0, 1]": 0 <= self.wild <= 1,
@@ -138,7 +149,11 @@ def load_recipe(path: str | Path, overrides: list[str] = ()) -> Recipe:
     Raises:
         ValueError: the file is missing, is not a mapping, or names an unknown or ill-typed key.
     """
-    data = _read(Path(path))
+    return make_recipe(_read(Path(path)), overrides)
+
+
+def make_recipe(data: dict, overrides: list[str] = ()) -> Recipe:
+    """A recipe of these fields, with `key=value` overrides; raises as `load_recipe`."""
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
@@ -149,6 +164,11 @@ def load_recipe(path: str | Path, overrides: list[str] = ()) -> Recipe:
             target = target.setdefault(parent, {})
         target[last] = yaml.safe_load(text)
     return _build(data)
+
+
+def bounded_seed(seed: int) -> int:
+    """Any integer as one that torch and numpy take: from 0 to 2^63 - 1, where it stays itself."""
+    return seed % 2**63
 
 
 def scheduled(recipe: Recipe, source: Sized) -> Recipe:
@@ -162,7 +182,7 @@ def _read(path: Path) -> dict:
     if not path.is_file():
         raise ValueError(f"recipe {path} does not exist; recipes are in train/recipes/")
     try:
-        data = yaml.safe_load(path.read_text())
+        data = yaml.safe_load(path.read_text("utf-8-sig"))
     except yaml.YAMLError as error:
         raise ValueError(f"recipe {path} is not YAML: {error}") from None
     if not isinstance(data, dict):

@@ -61,7 +61,7 @@ def _reference() -> str:
 
 def with_pictures(card: Path) -> str:
     """The text of a Markdown file without its front matter, its PNG pictures put inside."""
-    text = re.sub(r"\A---\n.*?\n---\n", "", card.read_text(encoding="utf-8"), flags=re.DOTALL)
+    text = re.sub(r"\A---\n.*?\n---\n", "", card.read_text(encoding="utf-8-sig"), flags=re.DOTALL)
 
     def put_inside(match: re.Match) -> str:
         words, path = match[1], (card.parent / match[2]).resolve()

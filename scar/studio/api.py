@@ -8,12 +8,14 @@ wait in the same line as those of the page.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
-from preprocessors import preprocess
-from scar.images import InputError
+from preprocessors import named, preprocess
+from scar.config import class_or_words
+from scar.images import InputError, open_map, open_mask
 from scar.studio.library import Library
 from scar.studio.metadata import save_png
 from scar.studio.safety import SafeImage, Upload, explain
@@ -65,7 +67,7 @@ class PublicApi:
         Args:
             image: PNG, JPEG or WEBP of at most 10 MB.
             instruction: what should change, at most 200 characters.
-            region: optional picture, white where the edit may happen.
+            region: optional picture, white where the edit may happen, or transparent where not.
             model: name of the model; empty for the first one.
             seed: whole number for a repeatable result; none draws one.
             guidance: 0 to 20; higher follows the words more closely; as all below, none for what
@@ -79,8 +81,8 @@ class PublicApi:
             settings = check_settings(
                 seed=seed, guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p
             )
-            mask = region.image.convert("L") if region else None
             picture = _given(image).image
+            mask = region.read(partial(open_mask, size=picture.size)) if region else None
             yield from self.library.edit(self._name(model), picture, instruction, settings, mask)
 
         yield from _answers(events())
@@ -107,9 +109,8 @@ class PublicApi:
             settings = check_settings(
                 seed=seed, guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p
             )
-            is_class = isinstance(prompt, str) and prompt.strip().isdecimal()
-            words = int(prompt) if is_class else prompt
-            picture = _given(control_map).image
+            words = class_or_words(prompt)
+            picture = _given(control_map).read(open_map)
             yield from self.library.generate(self._name(model), picture, words, settings)
 
         yield from _answers(events())
@@ -122,7 +123,9 @@ class PublicApi:
             detector: canny, depth, hed, sketch or lineart.
         """
         try:
-            return preprocess(detector, bounded(_given(image).image, MAP_SIDE))
+            picture = bounded(_given(image).read(named(detector).open), MAP_SIDE)
+            drawn = preprocess(detector, picture)
+            return str(save_png(drawn, {"task": "map"}, results_folder()))
         except Exception as error:
             raise gr.Error(explain(error), print_exception=False) from None
 

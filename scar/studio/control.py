@@ -9,12 +9,13 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from preprocessors import PREPROCESSORS, preprocess
-from scar.images import InputError, open_image
+from preprocessors import PREPROCESSORS, named, preprocess
+from scar.images import InputError
 from scar.studio import views
 from scar.studio.builder import SceneBuilder
 from scar.studio.examples import Scene
 from scar.studio.library import Library
+from scar.studio.metadata import save_png
 from scar.studio.safety import SafeImage, Upload, explain
 from scar.studio.session import MAX_PROMPT, check_prompt
 from scar.studio.texts import say, tell
@@ -151,7 +152,8 @@ class ControlTab:
             drawn = None if upload is None else self._control_map(upload, kind, values)
         except Exception as error:
             return {**groups, self.map: None, self.about: views.status_error(explain(error))}
-        return {**groups, self.map: drawn, self.about: _describe(kind)}
+        path = drawn and str(save_png(drawn, {"task": "map"}, results_folder()))
+        return {**groups, self.map: path, self.about: _describe(kind)}
 
     def _control_map(self, upload: Upload, kind: str, values: tuple) -> Image.Image:
         if upload.problem:
@@ -241,7 +243,7 @@ class ControlTab:
 @lru_cache(maxsize=16)
 def _drawn(path: str, kind: str, values: tuple[tuple[str, int], ...]) -> Image.Image:
     """The map of an uploaded file; a file's path holds its hash, so it never changes."""
-    return preprocess(kind, open_image(path), MAP_SIDE, **dict(values))
+    return preprocess(kind, named(kind).open(path), MAP_SIDE, **dict(values))
 
 
 def _whole(name: str, value: Any) -> int:

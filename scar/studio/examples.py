@@ -35,5 +35,5 @@ def load_scenes(folder: Path) -> list[Scene]:
         return []
     return [
         Scene(open_image(folder / entry["file"]), entry["caption"], entry["instructions"])
-        for entry in json.loads(index.read_text(encoding="utf-8"))
+        for entry in json.loads(index.read_text(encoding="utf-8-sig"))
     ]

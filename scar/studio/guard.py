@@ -66,11 +66,10 @@ def _plain(path: str) -> str:
 
 
 def _is_closed(path: str) -> bool:
-    if any(route in path for route in CLOSED_ROUTES):
+    route, _, target = path.replace("/file/", "/file=", 1).partition("/file=")
+    if any(closed in route for closed in CLOSED_ROUTES):  # what follows is a visitor's file name
         return True
-    _, _, target = path.partition("/file=")
-    _, _, other = path.partition("/file/")
-    return (target or other).lstrip("/ ").startswith(("http:", "https:", "ftp:"))
+    return target.lstrip("/ ").startswith(("http:", "https:", "ftp:"))
 
 
 def _names_a_url(body: bytes, is_tool: bool) -> bool:

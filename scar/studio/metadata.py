@@ -11,6 +11,9 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin
 
+from scar import png
+from scar.images import save_image
+
 KEY = "parameters"
 MAX_CHARACTERS = 8192
 
@@ -23,7 +26,7 @@ def save_png(image: Image.Image, parameters: dict[str, Any], folder: str | os.Pa
     text = PngImagePlugin.PngInfo()
     text.add_text(KEY, json.dumps(parameters))
     buffer = BytesIO()
-    image.save(buffer, "PNG", pnginfo=text)
+    save_image(image, buffer, "PNG", pnginfo=text)
     data = buffer.getvalue()
     folder = Path(folder) / hashlib.sha256(data).hexdigest()[:24]
     folder.mkdir(parents=True, exist_ok=True)
@@ -38,12 +41,11 @@ def read_parameters(path: str | os.PathLike) -> dict[str, Any] | None:
     Values are only as trustworthy as the file: check them before use.
     """
     try:
-        with Image.open(path, formats=("PNG",)) as image:
-            text = image.info.get(KEY, "")
-        if len(text) > MAX_CHARACTERS:
+        text = png.text(Path(path).read_bytes(), KEY)
+        if text is None or len(text) > MAX_CHARACTERS:
             return None
         parameters = json.loads(text)
-    except Exception:  # whatever is wrong with the file, it restores nothing
+    except (OSError, ValueError, RecursionError):  # no file, or no JSON: it restores nothing
         return None
     if not isinstance(parameters, dict) or parameters.get("software") != "SCAR":
         return None

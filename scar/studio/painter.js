@@ -115,4 +115,4 @@ if (source) {
 }
 mirror();
 
-if (navigator.language.toLowerCase().startsWith("zh")) translate();
+if (document.documentElement.lang.startsWith("zh")) translate();

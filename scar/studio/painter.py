@@ -14,7 +14,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from scar.images import InputError, open_image
+from scar.images import InputError, open_image, to_mask
 from scar.studio.texts import in_chinese
 
 PREFIX = "data:image/png;base64,"
@@ -70,5 +70,5 @@ def region_from(value: Any) -> Image.Image | None:
         data = base64.b64decode(value[len(PREFIX) :], validate=True)
     except binascii.Error:
         raise InputError("The painted region could not be read; please paint it again.") from None
-    mask = open_image(data).convert("L")
+    mask = open_image(data, to_mask)
     return mask if mask.getbbox() else None

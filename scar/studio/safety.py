@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,12 @@ class Upload:
         if self.opened is None:
             raise InputError(self.problem)
         return self.opened
+
+    def read(self, open: Callable[[str], Image.Image]) -> Image.Image:
+        """The file as something else than a picture: `open` is `open_map`, `open_mask`, ..."""
+        if self.problem:
+            raise InputError(self.problem)
+        return open(self.path)
 
 
 class SafeImage(gr.Image):

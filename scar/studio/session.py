@@ -15,10 +15,10 @@ from typing import Any
 
 from PIL import Image
 
-from scar.images import InputError
+from scar.config import MAX_SEED
+from scar.images import InputError, to_mask
 
 MAX_PROMPT = 200
-MAX_SEED = 2**31 - 1
 MAX_VARIANTS = 4
 WORKING_SIDE = 1024  # a larger picture is scaled down: the model sees far fewer pixels anyway
 AS_IT_IS = {"control": "none"}  # what the parameters say of a map that was given as one
@@ -87,14 +87,14 @@ def run_edit(
 ) -> Iterator[Progress | Result]:
     """Edit `image`; yields progress and, for each variant, one result.
 
-    `region` ("L", any size) is white where the edit may happen; None or all black leaves it to the
-    model to foresee.
+    `region` (any mode and size) is white where the edit may happen; None or all black leaves it to
+    the model to foresee.
     Raises `InputError` for an instruction that is empty or too long.
     """
     instruction = check_prompt(instruction, "Please say what should change.")
     image = bounded(image)
     if region is not None:
-        region = region.resize(image.size).point(lambda v: 255 * (v > 127))
+        region = to_mask(region, image.size)
         region = region if region.getbbox() else None
 
     def stream(**options: Any) -> Iterator[Any]:
@@ -174,7 +174,7 @@ def _run(
         start = time.perf_counter()
         yield Progress(None, 0, 1, 0, 0.0, unit, variant, settings.variants)
         out = None
-        for out in stream(seed=(seed + variant - 1) % MAX_SEED, every=every, **sampling):
+        for out in stream(seed=(seed + variant - 1) % (MAX_SEED + 1), every=every, **sampling):
             image = out.image if settings.preview else None
             seconds = time.perf_counter() - start
             moment = (image, out.step, out.total, out.tokens, seconds)
@@ -197,5 +197,5 @@ def _number(name: str, value: Any) -> float | int:
     if kind is int and value != int(value):
         raise InputError(f"The {label} must be a whole number.")
     if not lowest <= value <= highest:
-        raise InputError(f"The {label} must lie between {lowest:g} and {highest:g}.")
+        raise InputError(f"The {label} must lie between {lowest:g} and {highest:.10g}.")
     return kind(value)

@@ -41,8 +41,9 @@ def speaks_chinese() -> bool:
 
 
 def prefers_chinese(language: str) -> bool:
-    """Whether the value of an Accept-Language header names Chinese first."""
-    return language.lower().startswith("zh")
+    """Whether the value of an Accept-Language header names Chinese first, in one of the two forms
+    that Gradio's page knows: in any other, zh-HK or plain zh, it shows English."""
+    return re.split("[,;]", language)[0].strip() in ("zh-CN", "zh-TW")
 
 
 def in_chinese(words: str) -> str:

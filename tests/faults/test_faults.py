@@ -181,6 +181,14 @@ def test_routes_without_use_are_closed(caller, route):
         assert answer.status_code == 404
 
 
+@pytest.mark.parametrize("name", ["component_server.png", "proxy=1.png", "openapi.json.png"])
+def test_a_file_may_be_named_like_a_closed_route(caller, name, tmp_path):
+    scene(width=64, height=48).save(tmp_path / "scene.png")
+    path = caller.upload((tmp_path / "scene.png").read_bytes(), name)
+    assert caller.read({"path": path}) == (tmp_path / "scene.png").read_bytes()
+    assert caller.http.get(f"/gradio_api/file/{path}").status_code != 404
+
+
 def test_data_addresses_are_refused(caller):
     picture = file_data(None, url="data:image/png;base64,iVBORw0KGgo=")
     kind, answer = caller.edit(picture)

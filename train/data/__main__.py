@@ -1,26 +1,29 @@
-"""python -m train.data check NAME PATH: is a folder what its data set's reader expects?
+"""python -m train.data check: is a folder what its data set's reader expects?
 
-Prints counts, the first samples and the first problems; exits with 1 when there are problems.
+Prints counts, what was skipped, the first samples and the first problems; exits with 1 when there
+are problems. Takes a recipe, or the name of a kind of data and its folder; fields follow.
 
+    python -m train.data check train/recipes/edit/seed_unsplash.yaml folder=/data/seed
     python -m train.data check imagenet /data/imagenet --control canny --controls /data/controls
     python -m train.data check multigen /data/multigen --control depth --every 1
-    python -m train.data check seed-edit /data/seed --split validation
+    python -m train.data check seed-edit /data/own 'columns={instruction: said}' --split validation
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 
 from tqdm import tqdm
 
-from train.data.samples import SampleError
+from train.data.samples import SampleError, foreign, printable
 from train.data.sources import DATA, open_reader
-from train.recipe import Recipe
+from train.recipe import Recipe, load_recipe, make_recipe
 
 SHOWN = 3  # samples
+NAMES_SHOWN = 10
 PROBLEMS_SHOWN = 10
 
 
@@ -30,30 +33,35 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    check_parser = parser.add_subparsers(required=True).add_parser("check")
-    check_parser.add_argument("name", choices=DATA[1:])
-    check_parser.add_argument("path", type=Path)
-    check_parser.add_argument("--split", choices=("train", "validation"), default="train")
-    check_parser.add_argument("--control", default="canny", help="which control map")
-    check_parser.add_argument("--controls", default="", help="folder of maps made beforehand")
-    check_parser.add_argument(
+    parser.add_argument("command", choices=["check"])
+    parser.add_argument("name", metavar=f"RECIPE.yaml | {' | '.join(DATA[1:])}")
+    parser.add_argument("words", nargs="*", metavar="PATH | key=value")
+    parser.add_argument("--split", choices=("train", "validation"), default="train")
+    parser.add_argument("--control", help="which control map; default: canny")
+    parser.add_argument("--controls", help="folder of maps made beforehand")
+    parser.add_argument(
         "--every", type=int, default=0, help="read every n-th sample; default: 200 in all"
     )
-    arguments = parser.parse_args(argv)
-    recipe = Recipe(
-        "scar",
-        preset="",
-        out="",
-        data=arguments.name,
-        folder=str(arguments.path),
-        control=arguments.control,
-        controls=arguments.controls,
-    )
+    arguments = parser.parse_intermixed_args(argv)
     try:
-        return check(open_reader(recipe, arguments.split), arguments.every)
+        return check(open_reader(_recipe(arguments), arguments.split), arguments.every)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 1
+
+
+def _recipe(arguments: argparse.Namespace) -> Recipe:
+    paths = [word for word in arguments.words if "=" not in word]
+    fields = [word for word in arguments.words if "=" in word]
+    fields += [f"folder={path}" for path in paths]
+    for name in ("control", "controls"):
+        value = getattr(arguments, name)
+        fields += [f"{name}={value}"] if value is not None else []
+    if arguments.name.endswith((".yaml", ".yml")):
+        return load_recipe(arguments.name, fields)
+    # The published models of ImageNet's 1,000 classes, unless `preset` says another one.
+    plain = {"objective": "scar", "preset": "llamagen-l-c2i", "out": "", "control": "canny"}
+    return make_recipe(plain | {"data": arguments.name}, fields)
 
 
 def check(reader, every: int = 0) -> int:
@@ -61,6 +69,10 @@ def check(reader, every: int = 0) -> int:
     print(f"{len(reader):,} samples in {len(reader.blocks):,} blocks")
     if hasattr(reader, "classes"):
         print(f"{len(reader.classes):,} classes, {reader.classes[0]} to {reader.classes[-1]}")
+    if reader.others:
+        print(f"left to other splits: {_counted(reader.others)}")
+    if reader.skipped:
+        print(f"never data, skipped: {_counted(reader.skipped)}")
     if not len(reader):
         return 1
     numbers = range(0, len(reader), every or max(1, len(reader) // 200))
@@ -71,17 +83,24 @@ def check(reader, every: int = 0) -> int:
     return 1 if problems else 0
 
 
+def _counted(names: Counter) -> str:
+    shown = [f"{name} ({count:,})" for name, count in names.most_common(NAMES_SHOWN)]
+    return printable(", ".join(shown)) + (", ..." if len(names) > NAMES_SHOWN else "")
+
+
 def _problems(reader, numbers: Iterable[int]) -> list[str]:
     problems, shown = [], 0
     for number in numbers:
+        name = printable(reader.name(number))
         try:
-            sample = reader.read(number)
+            with foreign("it cannot be read"):
+                sample = reader.read(number)
         except SampleError as error:
-            problems.append(f"{reader.name(number)}: {error}")
+            problems.append(f"{name}: {error}")
             continue
         if shown < SHOWN:
             shown += 1
-            print(f"  {reader.name(number)}: {_described(sample)}")
+            print(f"  {name}: {_described(sample)}")
     return problems
 
 

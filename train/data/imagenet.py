@@ -1,7 +1,9 @@
-"""ImageNet class folders, with or without control maps computed beforehand.
+"""ImageNet: images with a class label, with or without control maps computed beforehand.
 
     FOLDER/train/<wnid>/<name>                       the images (validation: FOLDER/val/...)
-    CONTROLS/<condition>/train/<wnid>/<name>         their maps, the same names, or .png
+    CONTROLS/<condition>/train/<wnid>/<name>         their maps, the same names, or .png, .jpg, ...
+    FOLDER/**/train-*.parquet                        as the Hub has it: columns image, label
+    FOLDER/**/train-*.tar                            WebDataset shards: KEY.jpg, KEY.cls
 
 The label is the index of <wnid> among the sorted class folders of the training split.
 """
@@ -9,39 +11,60 @@ The label is the index of <wnid> among the sorted class folders of the training 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
+from scar.images import to_map
+from train.data.columns import Columns, Table, label_of
+from train.data.files import IMAGES, Listing, find_image, is_leftover
+from train.data.formats import BLOCKS_TOGETHER, fingerprint_of
+from train.data.rows import NoSplitError, rows_of
 from train.data.samples import Sample, decoded
 
-IMAGES = (".jpeg", ".jpg", ".png", ".webp")
 SPLITS = {"train": "train", "validation": "val"}
+NAMES = {"image": ("image", "jpg", "jpeg", "png", "webp"), "label": ("label", "cls"), "control": ()}
 
 
 class ImageNet:
-    """Args:
+    """Class folders.
+
+    Args:
         controls: folder of the maps; None draws them from the framed image.
         condition: which map, e.g. "canny".
+        classes: how many the model has.
+        labelled: the class folders of training, which number the classes.
 
     Raises:
-        ValueError: no class folders, or no folder for this condition.
+        NoSplitError: the folder of this split is missing.
+        ValueError: no class folders, more than `classes`, or no folder for this condition.
     """
 
-    def __init__(self, folder: Path, split: str, controls: Path | None, condition: str):
+    together = BLOCKS_TOGETHER
+
+    def __init__(
+        self,
+        folder: Path,
+        split: str,
+        controls: Path | None,
+        condition: str,
+        classes: int,
+        labelled: Path,
+    ):
         self.root = folder / SPLITS[split]
         if not self.root.is_dir():
-            raise ValueError(f"{folder} has no folder {SPLITS[split]} with class folders")
+            raise NoSplitError(f"{folder} has no folder {SPLITS[split]} with class folders")
         self.maps = controls / condition / SPLITS[split] if controls else None
         if self.maps and not self.maps.is_dir():
             raise ValueError(
                 f"there are no control maps in {self.maps}; leave `controls` empty to draw them "
                 "while training"
             )
-        labelled = folder / "train" if (folder / "train").is_dir() else self.root
-        self.classes = sorted(entry.name for entry in os.scandir(labelled) if entry.is_dir())
+        self.skipped: Counter = Counter()
+        self.classes = self._classes(labelled if labelled.is_dir() else self.root, classes)
         self.files = [
             (label, name)
             for label, wnid in enumerate(self.classes)
-            for name in _images(self.root / wnid)
+            for name in self._images(self.root / wnid)
         ]
         self.blocks = [range(len(self.files))]
 
@@ -57,16 +80,94 @@ class ImageNet:
         image = decoded(self.name(i), self.root)
         return Sample(image, self._map(i), label=label)
 
+    def fingerprint(self) -> dict:
+        """By names: asking a million files for their sizes takes minutes."""
+        return fingerprint_of(len(self), [self.name(i) for i in range(len(self))])
+
     def _map(self, i: int):
         if not self.maps:
             return None
-        same = self.maps / self.name(i)
-        return decoded(same if same.exists() else same.with_suffix(".png"))
+        path = self.maps / self.name(i)
+        return decoded(find_image(path) or path, convert=to_map)
+
+    def _classes(self, labelled: Path, count: int) -> list[str]:
+        found = self._folders(labelled)
+        for root in {labelled, self.root}:
+            images = [] if self._folders(root) else self._images(root)
+            if images:
+                raise ValueError(
+                    f"{root} holds {len(images):,} images and no class folders, so that none has "
+                    "a label; move each into the folder of its class"
+                )
+        if len(found) > count:
+            raise ValueError(
+                f"{labelled} has {len(found):,} class folders and the model {count:,} classes; "
+                f"the last ones are {', '.join(found[count:][:5])}"
+            )
+        strange = sorted(set(self._folders(self.root)) - set(found))
+        if strange:
+            raise ValueError(f"{self.root} has the class {strange[0]}, which {labelled} has not")
+        return found
+
+    def _folders(self, folder: Path) -> list[str]:
+        return sorted(self._kept(entry for entry in os.scandir(folder) if entry.is_dir()))
+
+    def _images(self, folder: Path) -> list[str]:
+        """Names, not paths: of 1.3 million images they take a quarter of the memory."""
+        if not folder.is_dir():
+            return []
+        names = self._kept(entry for entry in os.scandir(folder) if not entry.is_dir())
+        return sorted(name for name in names if name.lower().endswith(IMAGES))
+
+    def _kept(self, entries) -> list[str]:
+        names = [entry.name for entry in entries]
+        kept = [name for name in names if not is_leftover(name)]
+        self.skipped.update(set(names) - set(kept))
+        return kept
 
 
-def _images(folder: Path) -> list[str]:
-    """Names, not paths: of 1.3 million images they take a quarter of the memory."""
-    if not folder.is_dir():
-        return []
-    names = [entry.name for entry in os.scandir(folder)]
-    return sorted(name for name in names if name.lower().endswith(IMAGES))
+class LabelledRows(Table):
+    """Tables of images and labels; a map is drawn where there is no column for it.
+
+    Args:
+        classes: how many the model has.
+
+    Raises:
+        ValueError: no data of this split, or not the columns of this data set.
+    """
+
+    required, pictures = ("image", "label"), ("image",)
+
+    def __init__(
+        self,
+        listing: Listing,
+        split: str,
+        condition: str,
+        classes: int,
+        images: Path | None = None,
+        renamed: dict[str, str] | None = None,
+    ):
+        columns = Columns(NAMES | {"control": (f"control_{condition}",)}, renamed or {})
+        self.labels = classes
+        super().__init__(rows_of(listing, split), listing, columns, images)
+
+    def read(self, i: int) -> Sample:
+        row, folder = self.row(i)
+        image, label = self.columns.require(row, self.required)
+        control = self.columns.find(row, "control")
+        return Sample(
+            decoded(row[image], folder),
+            decoded(row[control], folder, to_map) if control else None,
+            label=label_of(row[label], self.labels),
+        )
+
+
+def has_class_folders(folder: Path) -> bool:
+    """Whether a split of `folder` holds folders or images; no more than a look at the first one."""
+    roots = [folder / name for name in SPLITS.values()]
+    entries = (entry for root in roots if root.is_dir() for entry in os.scandir(root))
+    return any(
+        entry.is_dir() or entry.name.lower().endswith(IMAGES)
+        for entry in entries
+        if not is_leftover(entry.name)
+    )

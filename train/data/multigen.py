@@ -2,8 +2,10 @@
 
     FOLDER/**/train-*.parquet      the Hub's: columns image, text and, for depth, control_depth
     FOLDER/train.jsonl             the original's: {"image_path", "prompt", "control_hed_path", ...}
+    FOLDER/json_files/*_hed_*.json UniControl's: {"source", "prompt", "control_hed"} on each line
     FOLDER/**/train-*.tar          WebDataset shards: KEY.image.jpg, KEY.json with {"text"}, and
                                    perhaps KEY.control_hed.png
+    FOLDER/train.csv               image,prompt: a path and a sentence
 
 The original names one kind of map; others lie in sibling folders (`control_hed` -> `control_canny`
 in the path). A map that is not there is drawn from the framed image.
@@ -12,82 +14,80 @@ in the path). A map that is not there is drawn from the framed image.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
-from train.data.rows import open_rows
-from train.data.samples import Sample, SampleError, decoded
+from scar.images import to_map
+from train.data.columns import Columns, Table, text_of
+from train.data.files import Listing, find_image
+from train.data.rows import rows_of
+from train.data.samples import Sample, decoded
 
-JUDGED_BY = 20  # rows, of which one must be readable
-KINDS = "hed|lineart|canny|seg|depth|sketch"
+KINDS = "hedsketch|hed|lineart|canny|seg|depth|sketch|normal|openpose|bbox|grayscale"
+NAMES = {
+    "image": ("image", "image_path", "source", "file_name", "jpg", "jpeg", "png", "webp"),
+    "text": ("text", "prompt", "caption", "txt"),
+    "control": (),
+}
+_KIND = re.compile(rf"(?:^|[-_])({KINDS})(?=[-_.]|$)")
 
 
-class MultiGen:
+class MultiGen(Table):
     """Args:
         condition: which map, e.g. "depth".
+        renamed: role -> column.
 
     Raises:
         ValueError: no data of this split, or not the columns of this data set.
     """
 
-    def __init__(self, folder: Path, split: str, condition: str):
-        self.rows = open_rows(folder, split)
+    required, pictures = ("image", "text"), ("image",)
+
+    def __init__(
+        self,
+        listing: Listing,
+        split: str,
+        condition: str,
+        images: Path | None = None,
+        renamed: dict[str, str] | None = None,
+    ):
         self.condition = condition
-        self.blocks = self.rows.blocks
-        if len(self.rows):
-            self._columns(readable_row(self.rows, folder), f"{folder}: ")
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def name(self, i: int) -> str:
-        return self.rows.name(i)
+        own = (f"control_{condition}", f"control_{condition}_path")
+        columns = Columns(NAMES | {"control": own}, renamed or {})
+        if "control" in columns.renamed:
+            self.required = ("image", "text", "control")
+        rows = rows_of(of_condition(listing, condition), split)
+        super().__init__(rows, listing, columns, images)
 
     def read(self, i: int) -> Sample:
-        row, folder = row_of(self.rows, i)
-        image, text = self._columns(row)
-        control = self._control(row)
+        row, folder = self.row(i)
+        image, text, *_ = self.columns.require(row, self.required)
+        control = self._control(row, folder)
         return Sample(
             decoded(row[image], folder),
-            decoded(control, folder) if control else None,
-            str(row[text] or ""),
+            decoded(control, folder, to_map) if control else None,
+            text_of(row[text], text),
         )
 
-    def _control(self, row: dict):
-        if f"control_{self.condition}" in row:
-            return row[f"control_{self.condition}"]
-        paths = {key: value for key, value in row.items() if re.fullmatch(r"control_\w+_path", key)}
-        own = paths.get(f"control_{self.condition}_path")
-        if own or not paths:
-            return own
-        other = next(iter(paths.values()))
-        return re.sub(f"control_({KINDS})", f"control_{self.condition}", str(other))
-
-    def _columns(self, row: dict, where: str = "") -> tuple[str, str]:
-        for pair in (("image", "text"), ("image_path", "prompt")):
-            if all(name in row for name in pair):
-                return pair
-        raise SampleError(
-            f"{where}needs image and text, or image_path and prompt; it has {', '.join(row)}"
-        )
+    def _control(self, row: dict, folder: Path):
+        own = self.columns.find(row, "control")
+        if own:
+            return row[own]
+        for name, path in row.items():
+            kind = re.fullmatch(rf"control_({KINDS})(?:_path)?", name)
+            if kind and isinstance(path, str):
+                sibling = path.replace(f"control_{kind[1]}", f"control_{self.condition}")
+                return find_image(folder / sibling) if sibling != path else None
+        return None
 
 
-def row_of(rows, i: int) -> tuple[dict, Path]:
-    """A row and the folder its paths are relative to; what is wrong with it as SampleError."""
-    try:
-        row, folder = rows[i], rows.folder(i)
-    except (ValueError, OSError) as error:
-        raise SampleError(f"its row cannot be read ({error})") from None
-    if not isinstance(row, dict):
-        raise SampleError("its row is no mapping of columns")
-    return row, folder
-
-
-def readable_row(rows, folder: Path) -> dict:
-    """The first row that can be read, to judge the columns by; one damaged row is no reason to
-    stop."""
-    for i in range(min(len(rows), JUDGED_BY)):
-        try:
-            return row_of(rows, i)[0]
-        except SampleError:
-            continue
-    raise SampleError(f"{folder}: none of the first rows can be read")
+def of_condition(listing: Listing, condition: str) -> Listing:
+    """Without the tables of other maps where the same images are listed once for each kind, as
+    UniControl does: of the condition if there are such, else of one other."""
+    kinds = {file: _KIND.search(file.stem) for file in listing.files}
+    found = sorted({kind[1] for kind in kinds.values() if kind})
+    if not found:
+        return listing
+    chosen = condition if condition in found else found[0]
+    kept = [file for file, kind in kinds.items() if not kind or kind[1] == chosen]
+    return replace(listing, files=kept)

@@ -1,16 +1,18 @@
 """From files to batches: decoding, joint cropping, shuffling, and what happens to damaged samples.
 
-A reader gives `len(reader)`, `reader.read(i) -> Sample`, `reader.name(i)` for messages and
-`reader.blocks`. `Samples` turns one into the source the loop asks. Everything is a function of the
-recipe's seed and the index asked for, so that a run can stop, move and go on.
+A reader gives `len(reader)`, `reader.read(i) -> Sample`, `reader.name(i)` for messages, the blocks
+it is shuffled by and a `fingerprint()`. `Samples` turns one into the source the loop asks.
+Everything is a function of the recipe's seed and the index asked for, so that a run can stop, move
+and go on.
 """
 
 from __future__ import annotations
 
-import io
 import logging
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from random import Random
@@ -22,12 +24,12 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from preprocessors import preprocess
-from scar.images import to_rgb
+from scar.images import decode, to_rgb
 from train.data.batch import RawBatch
-from train.data.rows import BLOCKS_TOGETHER
-from train.recipe import Recipe
+from train.data.formats import BLOCKS_TOGETHER
+from train.recipe import Recipe, bounded_seed
 
-FAULTS_ALLOWED = 0.01  # share of the samples read
+FAULTS_ALLOWED = 0.01  # share of the samples read; one is always allowed
 JUDGED_FROM = 1000  # samples; the share of fewer says little
 ATTEMPTS = 20  # replacements tried for one sample
 
@@ -35,7 +37,33 @@ log = logging.getLogger("train.data")
 
 
 class SampleError(ValueError):
-    """A sample is missing or damaged; the message says how."""
+    """A sample is missing or damaged; the message says how, and can be printed."""
+
+    def __init__(self, message: str):
+        super().__init__(printable(message))
+
+
+@contextmanager
+def foreign(what: str) -> Iterator[None]:
+    """The one place that handles what other people's data make Python and its packages raise.
+
+    There is no list of those exceptions: a path may hold a NUL, a tar member JSON of another type,
+    an image whatever Pillow did not expect. Each of them is about this sample.
+
+    Raises:
+        SampleError: for any exception, with `what` in front of its message.
+    """
+    try:
+        yield
+    except SampleError:
+        raise
+    except Exception as error:
+        raise SampleError(f"{what} ({str(error) or type(error).__name__})") from error
+
+
+def printable(text: str) -> str:
+    """With lone surrogates, which a file name or JSON may hold, written out."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class Sample(NamedTuple):
@@ -56,23 +84,36 @@ class Samples:
 
     Args:
         train: shuffle, crop at random and flip; otherwise in order, from the centre.
+        remap: applied to each index that is asked for.
 
     Raises:
-        ValueError: more than 1% of the samples could not be read.
+        ValueError: more than 1% of the samples, and more than one, could not be read.
     """
 
-    def __init__(self, reader, recipe: Recipe, train: bool, device: torch.device):
+    def __init__(
+        self,
+        reader,
+        recipe: Recipe,
+        train: bool,
+        device: torch.device,
+        remap: Callable[[int], int] = int,
+    ):
         if not len(reader):
             raise ValueError(f"{recipe.folder} holds no samples")
         self.reader, self.recipe, self.train, self.device = reader, recipe, train, device
+        self.remap = remap
         self.order = lru_cache(2)(self._order)
         self.pool = ThreadPoolExecutor(max(recipe.workers, 1), "samples")
         self.ahead: dict[int, Future] = {}
         self.last = None
-        self.seen = self.faults = 0
+        self.seen, self.faulty = 0, set()
+        self.lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self.reader)
+
+    def fingerprint(self) -> dict:
+        return self.reader.fingerprint()
 
     def batch(self, indices: Sequence[int]) -> RawBatch:
         futures = [self.ahead.pop(i, None) or self.pool.submit(self._example, i) for i in indices]
@@ -98,6 +139,7 @@ class Samples:
             self.ahead = {i + stride: self.pool.submit(self._example, i + stride) for i in indices}
 
     def _example(self, index: int) -> tuple[Tensor, Tensor, str, int]:
+        index = self.remap(index)
         rng = Random(f"{self.recipe.seed}/{index}")
         epoch, position = divmod(index, len(self.reader))
         number = int(self.order(epoch)[position])
@@ -112,11 +154,15 @@ class Samples:
     def _order(self, epoch: int) -> np.ndarray:
         if not self.train:
             return np.arange(len(self.reader))
-        return epoch_order(self.reader.blocks, self.recipe.seed, epoch)
+        reader, recipe = self.reader, self.recipe
+        return epoch_order(reader.blocks, recipe.seed, epoch, reader.together, recipe.batch_size)
 
     def _framed(self, number: int, rng: Random) -> tuple[Tensor, Tensor, str, int]:
-        self.seen += 1
-        sample, recipe = self.reader.read(number), self.recipe
+        with self.lock:
+            self.seen += 1
+        with foreign("it cannot be read"):
+            sample = self.reader.read(number)
+        recipe = self.recipe
         images = [sample.target] if sample.source is None else [sample.target, sample.source]
         target, *rest = frame(images, recipe, rng if self.train else None)
         source = rest[0] if rest else self._map(target)
@@ -127,27 +173,54 @@ class Samples:
         return preprocess(recipe.control, image, recipe.size, backend=recipe.detector)
 
     def _count_fault(self, number: int, error: SampleError) -> None:
-        self.faults += 1
-        log.warning("%s was replaced: %s", self.reader.name(number), error)
-        if self.faults > FAULTS_ALLOWED * max(self.seen, min(JUDGED_FROM, len(self.reader))):
+        name, size = printable(self.reader.name(number)), len(self.reader)
+        log.warning("%s was replaced: %s", name, error)
+        with self.lock:
+            self.faulty.add(number)  # once, however many epochs come upon it
+            faults, seen = len(self.faulty), min(self.seen, size)
+        if faults > max(1, FAULTS_ALLOWED * min(max(seen, JUDGED_FROM), size)):
             raise ValueError(
-                f"{self.faults} of {self.seen} samples could not be read, more than 1%; the last "
-                f"was {self.reader.name(number)}: {error}"
+                f"{faults} of {seen} samples could not be read, more than 1%; the last was "
+                f"{name}: {error}"
             )
 
 
-def epoch_order(blocks: Sequence[range], seed: int, epoch: int) -> np.ndarray:
-    """A permutation of all samples keyed to (seed, epoch): blocks in random order, and the samples
-    of a few consecutive ones among each other, so that large files are read block by block."""
-    rng = np.random.default_rng((seed, epoch))
+def epoch_order(
+    blocks: Sequence[range],
+    seed: int,
+    epoch: int,
+    together: int = BLOCKS_TOGETHER,
+    batch: int = 1,
+) -> np.ndarray:
+    """A permutation of all samples keyed to (seed, epoch), by which large files are read block by
+    block.
+
+    Blocks come in random order, and the samples of `together` consecutive ones among each other.
+    Where there are several, a batch takes its share of each and keeps it together: as the parts of
+    a batch go to processes in turn, each of them reads few of the blocks, and yet nothing depends
+    on how many processes there are.
+
+    Args:
+        batch: indices [k * batch, (k + 1) * batch) are one batch, counted over all epochs.
+    """
+    rng = np.random.default_rng((bounded_seed(seed), epoch))
     shuffled = [blocks[b] for b in rng.permutation(len(blocks))]
-    order = []
-    for first in range(0, len(shuffled), BLOCKS_TOGETHER):
-        together = shuffled[first : first + BLOCKS_TOGETHER]
-        order.append(
-            rng.permutation(np.concatenate([np.arange(b.start, b.stop) for b in together]))
-        )
-    return np.concatenate(order)
+    order, block = [], []
+    for first in range(0, len(shuffled), together):
+        window = [rng.permutation(b) for b in map(_numbers, shuffled[first : first + together])]
+        # Spread each block evenly over the window.
+        moment = np.concatenate([(np.arange(len(b)) + rng.random()) / len(b) for b in window])
+        which = np.repeat(np.arange(len(window)), [len(b) for b in window])
+        mixed = np.argsort(moment, kind="stable")
+        order.append(np.concatenate(window)[mixed])
+        block.append(first + which[mixed])
+    order, block = np.concatenate(order), np.concatenate(block)
+    batches = (np.arange(len(order)) + epoch * len(order)) // batch
+    return order[np.lexsort((block % together, batches))]
+
+
+def _numbers(block: range) -> np.ndarray:
+    return np.arange(block.start, block.stop)
 
 
 def frame(images: list[Image.Image], recipe: Recipe, rng: Random | None) -> list[Image.Image]:
@@ -174,26 +247,25 @@ def frame(images: list[Image.Image], recipe: Recipe, rng: Random | None) -> list
     return out
 
 
-def decoded(image: bytes | dict | str | Path | None, folder: Path | None = None) -> Image.Image:
+def decoded(
+    image: bytes | dict | str | Path | None,
+    folder: Path | None = None,
+    convert: Callable[[Image.Image], Image.Image] = to_rgb,
+) -> Image.Image:
     """RGB from encoded bytes, a data set's {"bytes", "path"}, or a path relative to `folder`.
 
-    Upright, transparency on white. Raises SampleError.
+    Any format Pillow reads, as `scar.pixels.to_rgb` does it or, for a control map, `to_map`. Raises
+    SampleError.
     """
     if isinstance(image, dict):
         image = image.get("bytes") or image.get("path")
     if not image:
         raise SampleError("its image is empty")
     if isinstance(image, str | Path):
-        try:
+        with foreign(f"{image} cannot be read"):
             image = (Path(folder or ".") / image).read_bytes()
-        except OSError as error:
-            raise SampleError(f"{image} cannot be read ({error.strerror})") from None
-    try:
-        with Image.open(io.BytesIO(image)) as opened:
-            opened.load()
-            return to_rgb(ImageOps.exif_transpose(opened))
-    except Exception as error:  # Pillow raises half a dozen kinds for a damaged file
-        raise SampleError(f"its image is damaged ({error})") from None
+    with foreign("its image is damaged"), decode(image) as opened:
+        return convert(opened)
 
 
 def to_tensor(image: Image.Image) -> Tensor:

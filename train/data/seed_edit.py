@@ -1,49 +1,85 @@
-"""SEED-Edit: pairs of images and the instruction that turns one into the other.
+"""Pairs of images and the instruction that turns one into the other: SEED-Edit, InstructPix2Pix,
+MagicBrush, and one's own.
 
 FOLDER/train.jsonl        {"source_image", "target_image", "instruction"}, relative paths
+FOLDER/annotations/*.jsonl  SEED-Data-Edit's, with images: FOLDER/images
+FOLDER/train.csv          the same columns
 FOLDER/train/data-*.arrow a saved Hugging Face data set, images as bytes
 FOLDER/train-*.parquet    the same as the Hub stores it
 FOLDER/train-*.tar        WebDataset shards: KEY.source_image.jpg, KEY.target_image.jpg and
                           KEY.json with {"instruction"}
+FOLDER/{source,target}/*  images of the same names, and FOLDER/instructions.txt, see `PairFolders`
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from train.data.multigen import readable_row, row_of
-from train.data.rows import open_rows
+from train.data.columns import Columns, Table, text_of
+from train.data.files import Listing
+from train.data.pairs import open_pairs
+from train.data.rows import rows_of, tables
 from train.data.samples import Sample, SampleError, decoded
 
-COLUMNS = ("source_image", "target_image", "instruction")
+NAMES = {
+    "source_image": (
+        "source_image",
+        "source_img",  # MagicBrush
+        "original_image",  # InstructPix2Pix
+        "input_image",
+        "source",
+        "before",
+    ),
+    "target_image": (
+        "target_image",
+        "target_img",
+        "edited_image",
+        "output_image",
+        "target",
+        "after",
+    ),
+    "instruction": ("instruction", "edit_prompt", "edit", "prompt", "text", "txt"),
+}
 
 
-class SeedEdit:
-    """Raises ValueError: no data of this split, or not the columns of this data set."""
+class SeedEdit(Table):
+    """Args:
+        renamed: role -> column.
 
-    def __init__(self, folder: Path, split: str):
-        self.rows = open_rows(folder, split)
-        self.blocks = self.rows.blocks
-        if len(self.rows):
-            _require_columns(readable_row(self.rows, folder), f"{folder}: ")
+    Raises:
+        ValueError: no data of this split, or not the columns of this data set.
+    """
 
-    def __len__(self) -> int:
-        return len(self.rows)
+    required = tuple(NAMES)
+    pictures = required[:2]
 
-    def name(self, i: int) -> str:
-        return self.rows.name(i)
+    def __init__(
+        self,
+        listing: Listing,
+        split: str,
+        images: Path | None = None,
+        renamed: dict[str, str] | None = None,
+    ):
+        _refuse_two_annotations(listing)
+        rows = open_pairs(listing, split) or rows_of(listing, split)
+        super().__init__(rows, listing, Columns(NAMES, renamed or {}), images)
 
     def read(self, i: int) -> Sample:
-        row, folder = row_of(self.rows, i)
-        _require_columns(row)
-        text = str(row["instruction"] or "").strip()
+        row, folder = self.row(i)
+        *images, instruction = self.columns.require(row, self.required)
+        text = text_of(row[instruction], instruction)
         if not text:
             raise SampleError("its instruction is empty")
-        source, target = (decoded(row[name], folder) for name in COLUMNS[:2])
+        source, target = (decoded(row[name], folder) for name in images)
         return Sample(target, source, text)
 
 
-def _require_columns(row: dict, where: str = "") -> None:
-    missing = [name for name in COLUMNS if name not in row]
-    if missing:
-        raise SampleError(f"{where}{', '.join(missing)} missing; there is {', '.join(row)}")
+def _refuse_two_annotations(listing: Listing) -> None:
+    """SEED-Data-Edit tells the same edits in annotations/, and some again in annotations_GPT4V/."""
+    files = [file for found in tables(listing).values() for file in found]
+    folders = sorted({f.parent for f in files if f.parent.name.startswith("annotations")})
+    if len(folders) > 1:
+        raise ValueError(
+            f"{' and '.join(map(str, folders))} tell the same edits: choose one, for example "
+            f"folder={folders[0]} images={folders[0].parent / 'images'}"
+        )

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from preprocessors import PREPROCESSORS
-from scar.checkpoint import configure
+from scar.toyscenes.dataset import ToyScenes
+from scar.weights.checkpoint import configure
 from train.data.batch import RawBatch
-from train.data.extracted import Extracted
-from train.data.imagenet import ImageNet
+from train.data.extracted import Extracted, PartlyExtracted, read_layout
+from train.data.files import Listing, list_files, split_of
+from train.data.holdout import HeldOut
+from train.data.imagenet import SPLITS, ImageNet, LabelledRows, has_class_folders
 from train.data.multigen import MultiGen
+from train.data.pairs import pair_splits
+from train.data.rows import NoSplitError, tables
 from train.data.samples import Samples
 from train.data.seed_edit import SeedEdit
-from train.data.toy import ToyScenes
 from train.data.toy_tasks import ToyTasks
 from train.recipe import Recipe
 
 DATA = ("toy", "imagenet", "multigen", "seed-edit")
+Reader = ImageNet | LabelledRows | MultiGen | SeedEdit | HeldOut
 
 
 def open_source(
     recipe: Recipe, split: str, device: torch.device
-) -> ToyEdits | ToyTasks | Samples | Extracted:
+) -> ToyEdits | ToyTasks | Samples | Extracted | PartlyExtracted:
     """Args:
     split: "train" (shuffled, cropped at random) or "validation".
 
@@ -32,30 +38,102 @@ def open_source(
         ValueError: a data source that does not exist, or whose folder is not in its layout.
     """
     if recipe.extracted and split == "train":
-        config = configure(recipe.preset, recipe.model)
-        return Extracted(Path(recipe.extracted), recipe, config, device)
+        return _open_extracted(recipe, device)
     if recipe.data == "toy":
         kind = ToyEdits if set(recipe.tasks) == {"edit"} else ToyTasks
         return kind(recipe, split, device)
     return Samples(open_reader(recipe, split), recipe, split == "train", device)
 
 
-def open_reader(recipe: Recipe, split: str) -> ImageNet | MultiGen | SeedEdit:
-    """The samples of a recipe as they lie on disk. Raises ValueError, as `open_source`."""
+def fingerprint(source) -> dict:
+    """What tells data from other data; empty where they are drawn, as the recipe says."""
+    return source.fingerprint() if hasattr(source, "fingerprint") else {}
+
+
+def open_reader(recipe: Recipe, split: str) -> Reader:
+    """The samples of a recipe as they lie on disk; validation comes from `validation_folder`, or
+    files of its own, or is held out. Raises ValueError, as `open_source`."""
+    _check(recipe)
+    if recipe.validation_folder:
+        if split == "train":
+            return _Folder(recipe, recipe.folder).open(split)
+        folder = _Folder(recipe, recipe.validation_folder)
+        own = next((name for name in ("validation", "test") if name in folder.splits), "train")
+        return folder.open(own)
+    folder = _Folder(recipe, recipe.folder)
+    if not recipe.holdout or "validation" in folder.splits:
+        return folder.open(split)
+    reader = HeldOut(folder.open("train"), recipe.holdout, split == "validation")
+    if not len(reader):
+        raise NoSplitError(
+            f"{recipe.folder} has no validation files, and is too small to hold any out"
+        )
+    return reader
+
+
+def _open_extracted(recipe: Recipe, device: torch.device) -> Extracted | PartlyExtracted:
+    folder, config = Path(recipe.extracted), configure(recipe.preset, recipe.model)
+    if read_layout(folder).whole:
+        return Extracted(folder, recipe, config, device)
+    reader = open_reader(recipe, "train")
+    return PartlyExtracted(
+        folder, recipe, config, device, lambda remap: Samples(reader, recipe, True, device, remap)
+    )
+
+
+class _Folder:
+    """A folder of a recipe's kind of data, before a split of it is opened."""
+
+    def __init__(self, recipe: Recipe, path: str):
+        self.recipe, self.path = recipe, Path(path)
+        self.has_classes = recipe.data == "imagenet" and has_class_folders(self.path)
+        self.listing = Listing(self.path, []) if self.has_classes else list_files(self.path)
+
+    @property
+    def splits(self) -> Counter:
+        """Split -> files (or class folders' roots, or folders of pairs) that belong to it."""
+        if self.has_classes:
+            return Counter(s for s, name in SPLITS.items() if (self.path / name).is_dir())
+        found = Counter(pair_splits(self.listing)) if self.recipe.data == "seed-edit" else Counter()
+        for files in tables(self.listing).values():
+            found.update(split_of(file, self.path) for file in files)
+        return found
+
+    def open(self, split: str) -> Reader:
+        reader = self._open(split)
+        reader.others = Counter({s: n for s, n in self.splits.items() if s != split})
+        return reader
+
+    def _open(self, split: str) -> Reader:
+        recipe, listing = self.recipe, self.listing
+        images = Path(recipe.images) if recipe.images else None
+        if recipe.data == "seed-edit":
+            return SeedEdit(listing, split, images, recipe.columns)
+        if recipe.data == "multigen":
+            return MultiGen(listing, split, recipe.control, images, recipe.columns)
+        classes = configure(recipe.preset, recipe.model).condition.classes
+        if self.has_classes or not tables(listing):
+            controls = Path(recipe.controls) if recipe.controls else None
+            labelled = Path(recipe.folder) / "train"
+            return ImageNet(self.path, split, controls, recipe.control, classes, labelled)
+        if recipe.controls:
+            raise ValueError(
+                "recipe: controls is for class folders; give these tables a column "
+                f"control_{recipe.control}, or leave it empty to draw maps while training"
+            )
+        return LabelledRows(listing, split, recipe.control, classes, images, recipe.columns)
+
+
+def _check(recipe: Recipe) -> None:
     if recipe.data not in DATA[1:]:
         raise ValueError(f"unknown data {recipe.data!r}; known: {', '.join(DATA)}")
     if not recipe.folder:
         raise ValueError(f"recipe: data {recipe.data} needs folder, where it lies")
-    folder = Path(recipe.folder)
     if recipe.data == "seed-edit":
-        return SeedEdit(folder, split)
+        return
     if recipe.control not in PREPROCESSORS or recipe.control == "none":
         known = ", ".join(name for name in PREPROCESSORS if name != "none")
         raise ValueError(f"recipe: control must be one of {known}, not {recipe.control!r}")
-    if recipe.data == "multigen":
-        return MultiGen(folder, split, recipe.control)
-    controls = Path(recipe.controls) if recipe.controls else None
-    return ImageNet(folder, split, controls, recipe.control)
 
 
 class ToyEdits:
