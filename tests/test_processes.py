@@ -57,7 +57,7 @@ def test_nodes_resume_from_one_step_or_not_at_all(tokenizer_folder, tmp_path):  
     again = (TINY_MODEL, f"tokenizer={tokenizer_folder}", "accumulate=2", "batch_size=4", "steps=4")
 
     def resume() -> str:
-        return launch("ddp_8gpu.yaml", "toy_edit", nodes, *again, program=(str(program),))
+        return launch("ddp_8gpu.yaml", "toy/edit", nodes, *again, program=(str(program),))
 
     with pytest.raises(AssertionError, match="process 1 has other checkpoints there, or none"):
         resume()
@@ -90,7 +90,7 @@ def test_two_processes_compute_what_one_does_and_resume(
     fields = (TINY_MODEL, f"tokenizer={tokenizer_folder}", "accumulate=2", *DROPS)
     for steps in (2, 4):
         fewer = (*fields, f"steps={steps}")
-        said = launch(file, "toy_edit", tmp_path / "two", *fewer, program=program)
+        said = launch(file, "toy/edit", tmp_path / "two", *fewer, program=program)
     assert "resuming from step-00000002" in said
     assert_close(tmp_path / "two", tmp_path / "one", 1e-5)
     paths = [next((tmp_path / run / "final").glob("model*.safetensors")) for run in ("two", "one")]
@@ -104,7 +104,7 @@ def test_the_codebook_follows_the_latents_of_all_processes(tmp_path):
     fields = (f"model={{tokenizer: {TINY_CODES}}}", "init=''", "batch_size=4", "patch_start=0")
     one = [*SMALL, *fields, "accumulate=2", f"out={tmp_path / 'one'}"]
     train(load_recipe("train/recipes/toy/tokenizer.yaml", one))
-    launch("ddp_8gpu.yaml", "toy_tokenizer", tmp_path / "two", *fields)
+    launch("ddp_8gpu.yaml", "toy/tokenizer", tmp_path / "two", *fields)
     assert_close(tmp_path / "two", tmp_path / "one", 1e-5)
     both = [
         checkpoints.load(tmp_path / run / "checkpoints/step-00000004")[0]["model"]
@@ -136,7 +136,7 @@ def test_what_cannot_be_spread_is_refused(how, fields, message, monkeypatch, tmp
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_nothing_is_copied_in_silence_where_it_should_be_spread(tmp_path):
     with pytest.raises(AssertionError, match="FSDP spreads over GPUs, and there are none"):
-        launch("fsdp_8gpu.yaml", "toy_edit", tmp_path)
+        launch("fsdp_8gpu.yaml", "toy/edit", tmp_path)
 
 
 def test_micro_batches_add_up_to_the_batch(tokenizer_folder, tmp_path):  # noqa: F811
