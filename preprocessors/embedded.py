@@ -1,6 +1,6 @@
 """The stand-in: one small network that draws depth, soft edges, sketch and line art at once.
 
-It is trained by `preprocessors.train_embedded` on ToyScenes, whose depth is exact, so that all maps
+It is trained by `train.detector` on ToyScenes, whose depth is exact, so that all maps
 can be drawn without a network connection. On photographs it is a rough substitute for the real
 detectors.
 """
@@ -15,11 +15,12 @@ import numpy as np
 from PIL import Image
 
 from preprocessors.weights import WeightsError
+from scar.assets import ASSETS
 
 if TYPE_CHECKING:
     from preprocessors.map_network import MapNetwork
 
-FILE = Path(__file__).parent.parent / "assets" / "preprocessors" / "embedded.safetensors"
+FILE = ASSETS / "preprocessors" / "embedded.safetensors"
 MAPS = ("depth", "hed", "sketch", "lineart")  # the channels of the network's output
 RESOLUTION = 256  # the picture is drawn with about this many pixels squared
 

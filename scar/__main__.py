@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.set_defaults(run=_convert)
 
     bench = commands.add_parser("bench", help="measure speed and memory, as ratios in one run")
-    bench.add_argument("what", choices=("check", "decode", "edit", "maps", "train", "ui"))
+    bench.add_argument("what", choices=("check", "decode", "edit", "train", "ui"))
     bench.add_argument("--preset", help="of decode (several without it), edit and ui")
     bench.add_argument("--device", default="cpu")
     bench.add_argument("--repeat", type=int, default=3)
@@ -144,8 +144,8 @@ def _run(outputs, arguments: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from scar.convert import convert
-    from scar.hub import published_file
+    from scar.weights.convert import convert
+    from scar.weights.hub import published_file
 
     file = published_file(arguments.file, arguments.sha256)
     convert(arguments.kind, file, arguments.preset, arguments.to, weights=arguments.weights)
@@ -154,19 +154,19 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    from scar import bench, bench_check, bench_decode, bench_train
-    from scar.checkpoint import usable_device
+    from scar.bench import check, decode, edit, train
+    from scar.studio.bench import ui
+    from scar.weights.checkpoint import usable_device
 
     device, repeat = str(usable_device(arguments.device)), arguments.repeat
     preset = arguments.preset or "toy-next-token"
     presets = (arguments.preset,) if arguments.preset else ()
     runs = {
-        "check": partial(bench_check.check, device),
-        "decode": partial(bench_decode.decode, presets, device, repeat),
-        "edit": partial(bench.edit, preset, device, repeat),
-        "maps": partial(bench.maps, repeat),
-        "train": partial(bench_train.train, device, repeat),
-        "ui": partial(bench.ui, preset, device, repeat),
+        "check": partial(check.check, device),
+        "decode": partial(decode.decode, presets, device, repeat),
+        "edit": partial(edit.edit, preset, device, repeat),
+        "train": partial(train.train, device, repeat),
+        "ui": partial(ui, preset, device, repeat),
     }
     return 1 if runs[arguments.what]() is False else 0
 

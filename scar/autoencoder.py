@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scar.config import AutoencoderConfig
-from scar.layers import grid_cells, rotary_table, rotate
+from scar.rope import grid_cells, rotary_table, rotate
 
 
 class Encoder(nn.Module):

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scar.conditioning import Prefix, Text
-from scar.layers import KVCache
+from scar.kv_cache import KVCache
+from scar.prefix import Prefix, TextEmbedding
 from scar.sampling import Prefilled, Steps, decode_set, read_sets, sample_tokens
 
 # A function is compiled again for every size of a set and every setting of `Sampling`; torch's own
@@ -65,7 +65,7 @@ def _prefill(backbone: nn.Module, prefix: Prefix, cache: KVCache) -> Tensor:
     return backbone.prefill(prefix, cache)
 
 
-def padded(text: Text, slots: int) -> Text:
+def padded(text: TextEmbedding, slots: int) -> TextEmbedding:
     """Left-padded to at least `slots`, so that sentences of every length share their graphs."""
     more = max(slots - text.valid.shape[1], 0)
-    return Text(F.pad(text.tokens, (0, 0, more, 0)), F.pad(text.valid, (more, 0)))
+    return TextEmbedding(F.pad(text.tokens, (0, 0, more, 0)), F.pad(text.valid, (more, 0)))

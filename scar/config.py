@@ -238,7 +238,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class ScarConfig:
-    """One complete SCAR: what `scar.checkpoint.build` needs."""
+    """One complete SCAR: what `scar.weights.checkpoint.build` needs."""
 
     backbone: NextTokenConfig | NextSetConfig
     tokenizer: VQConfig | MultiScaleVQConfig
@@ -315,7 +315,7 @@ _TOY_ENCODER = EncoderConfig("efficientnet-lite0", image_size=256, features="mul
 _TOY_CONDITION = ConditionConfig("minilm-l6", text_slots=24)
 # Of 64 validation edits next-token gets 92% right at guidance 3 and 94% at 5, which costs 0.6 dB of
 # background; next-set 64%, 69%, 67% at 3, 4, 5, and 56% at 3 with the joint null: python -m
-# train.evaluate toy_edit --split validation --n 64 --guidance G --temperature 0.5 --null N
+# train.evaluate.__main__ toy_edit --split validation --n 64 --guidance G --temperature 0.5 --null N
 _TOY_SAMPLING = Sampling(guidance=3.0, temperature=0.5, null="text")
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from scar.conditioning import Drop, Text
 from scar.config import ScarConfig
 from scar.encoder import VisualEncoder
 from scar.model import Batch
+from scar.prefix import Drop, TextEmbedding
 from scar.region import changed_cells, changed_features
 from scar.text import TextEncoder
 
 
-class Frozen(nn.Module):
+class FrozenEncoders(nn.Module):
     """Args:
     tokenizer: a trained `VQTokenizer` or `MultiScaleVQTokenizer`.
     pretrained: False leaves the encoders random (tests).
@@ -40,17 +40,17 @@ class Frozen(nn.Module):
         self.feature_distance = config.region.feature_distance
         self.requires_grad_(False).eval()
 
-    def train(self, mode: bool = True) -> Frozen:
+    def train(self, mode: bool = True) -> FrozenEncoders:
         return super().train(False)
 
     @torch.no_grad()
-    def encode_text(self, strings: list[str]) -> Text:
+    def encode_text(self, strings: list[str]) -> TextEmbedding:
         """Empty when the model has no text encoder: (B, 0, 0)."""
         if self.text is not None:
             return self.text(strings)
         device = next(self.tokenizer.parameters()).device
         shape = (len(strings), 0)
-        return Text(
+        return TextEmbedding(
             torch.zeros(*shape, 0, device=device),
             torch.zeros(shape, dtype=torch.bool, device=device),
         )

@@ -5,9 +5,12 @@
     S   = [P_s ; T_t ; Z_t]               visual prefix, text or class, tokens (B, P + N - 1, D)
     L   = L_CE + L_pres + delta L_align   (+ L_region, ours: see `scar.region`)
 
-E, the text encoder and the tokenizer are frozen and live beside the model (`scar.frozen.Frozen`):
-what they give is what a `Batch` holds, so that training can read it from disk as well. Letters: B
-batch, P prefix slots, T text slots among them, N tokens of an image, D width, V codes.
+E, the text encoder and the tokenizer are frozen and live beside the model
+(`scar.frozen.FrozenEncoders`): what they give is what a `Batch` holds, so that training can read it
+from disk as well.
+
+Letters: B batch, P prefix slots, P_s visual ones and T text slots among them, N tokens of an image,
+D width, V codes.
 """
 
 from __future__ import annotations
@@ -20,10 +23,10 @@ from torch import Tensor, nn
 
 from scar.alignment import alignment_loss
 from scar.compressor import Compressor, Upsampler, preservation_loss
-from scar.conditioning import Conditioner, Drop, Text
 from scar.config import Sampling, ScarConfig
 from scar.cross_entropy import token_loss
 from scar.encoder import feature_shape
+from scar.prefix import Conditioner, Drop, TextEmbedding
 from scar.region import RegionHead, region_loss
 from scar.sampling import Prefilled, Steps, decode
 from scar.text import text_width
@@ -34,7 +37,7 @@ class Batch(NamedTuple):
 
     source: Tensor  # (B, h, w, C) features of the source or control image
     target: Tensor  # (B, h, w, C) features of the target image
-    text: Text
+    text: TextEmbedding
     label: Tensor  # (B,) int64 class label, -1: the text is the condition
     # Tokens of the first b examples; the others (b < B) train what the prefix alone decides.
     tokens: Tensor  # (b, N) int64 codes of the target
@@ -121,7 +124,7 @@ class SCAR(nn.Module):
         )
 
     def prefill(
-        self, features: Tensor, text: Text, label: Tensor, sampling: Sampling, steps: Steps
+        self, features: Tensor, text: TextEmbedding, label: Tensor, sampling: Sampling, steps: Steps
     ) -> Prefilled:
         """Read the conditions of B images, features (B, h, w, C) of the source or control image
         first; under guidance the unconditional rows follow."""
@@ -145,7 +148,7 @@ class SCAR(nn.Module):
     def generate(
         self,
         features: Tensor,
-        text: Text,
+        text: TextEmbedding,
         label: Tensor,
         tokenizer: nn.Module,
         sampling: Sampling,

@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scar.conditioning import Prefix
+from scar.attention import attention_over, set_of
 from scar.config import MultiScaleVQConfig, NextSetConfig
-from scar.layers import KVCache, Place, Span, attention_over, places, set_of
+from scar.kv_cache import AttentionContext, InputPos, KVCache, position_index
+from scar.prefix import Prefix
 
 
 class NextSetTransformer(nn.Module):
@@ -52,26 +53,26 @@ class NextSetTransformer(nn.Module):
         """All positions at once: canvases (B, N - 1, d) -> hidden states (B, P + 1 + N - 1, D)."""
         x = torch.cat([self._prefix(prefix), self._tokens(inputs, 1)], dim=1)
         valid = F.pad(prefix.valid, (0, 1), value=True)
-        return self._run(x, Span(0, attention_over(valid, self.set_sizes)), prefix)
+        return self._run(x, AttentionContext(0, attention_over(valid, self.set_sizes)), prefix)
 
     def prefill(self, prefix: Prefix, cache: KVCache) -> Tensor:
         """Fill the cache with prefix and start; returns their hidden states (B, P + 1, D). The last
         one predicts the first set."""
-        span = Span(0, cache.attention(0, cache.prefix), cache)
+        span = AttentionContext(0, cache.attention(0, cache.prefix), cache)
         return self._run(self._prefix(prefix), span, prefix)
 
     def encode_prefix(self, prefix: Prefix) -> Tensor:
         """The hidden states of `prefill`, with gradients and without a cache: (B, P + 1, D). Tokens
         come after the prefix, so they are the same as in `forward`."""
         valid = F.pad(prefix.valid, (0, 1), value=True)
-        span = Span(0, attention_over(valid, self.set_sizes[:1]))
+        span = AttentionContext(0, attention_over(valid, self.set_sizes[:1]))
         return self._run(self._prefix(prefix), span, prefix)
 
-    def step(self, inputs: Tensor, known: Place, prefix: Prefix, cache: KVCache) -> Tensor:
+    def step(self, inputs: Tensor, known: InputPos, prefix: Prefix, cache: KVCache) -> Tensor:
         """Canvases (B, n, d) at the sizes of one or more sets, the first of which follows `known`
         tokens -> hidden states (B, n, D) that predict those sets."""
         start = cache.prefix + known - 1
-        span = Span(start, cache.attention(start, inputs.shape[1]), cache)
+        span = AttentionContext(start, cache.attention(start, inputs.shape[1]), cache)
         return self._run(self._tokens(inputs, known), span, prefix)
 
     def logits(self, hidden: Tensor, prefix: Prefix) -> Tensor:
@@ -104,13 +105,13 @@ class NextSetTransformer(nn.Module):
         parts = [visual + self.visual_position + levels[0], text + levels[1], start]
         return torch.cat([part.to(prefix.slots.dtype) for part in parts], dim=1)
 
-    def _tokens(self, inputs: Tensor, known: Place) -> Tensor:
+    def _tokens(self, inputs: Tensor, known: InputPos) -> Tensor:
         """Inputs (B, n, d) of what follows `known` tokens -> (B, n, D)."""
-        here = places(known, inputs.shape[1])
+        here = position_index(known, inputs.shape[1])
         inputs = inputs.to(self.word_embed.weight.dtype)
         return self.word_embed(inputs) + self.pos_1LC[:, here] + self.lvl_embed(self.levels[here])
 
-    def _run(self, x: Tensor, span: Span, prefix: Prefix) -> Tensor:
+    def _run(self, x: Tensor, span: AttentionContext, prefix: Prefix) -> Tensor:
         condition = F.silu(prefix.pooled)  # (B, D)
         # The residual stream has the precision of products: bf16 under autocast, as VAR's.
         x = x.to(prefix.slots.dtype)
@@ -150,7 +151,7 @@ class TransformerBlock(nn.Module):
         self.ada_lin = nn.Linear(config.width, 6 * config.width)
         self.drop_path = config.drop_path * index / max(config.layers - 1, 1)
 
-    def forward(self, x: Tensor, condition: Tensor, span: Span) -> Tensor:
+    def forward(self, x: Tensor, condition: Tensor, span: AttentionContext) -> Tensor:
         modulation = self.ada_lin(condition).unsqueeze(1).chunk(6, dim=-1)  # (B, 1, D) each
         gamma1, gamma2, scale1, scale2, shift1, shift2 = modulation
         x = x + self._path(gamma1 * self.attn(plain_norm(x) * (1 + scale1) + shift1, span))
@@ -176,7 +177,7 @@ class Attention(nn.Module):
         self.scale_mul_1H11 = nn.Parameter(torch.full((1, config.heads, 1, 1), math.log(4.0)))
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, span: Span) -> Tensor:
+    def forward(self, x: Tensor, span: AttentionContext) -> Tensor:
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = F.linear(x, self.mat_qkv.weight, bias)
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, n, d)

@@ -7,21 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scar.conditioning import Prefix
+from scar.attention import attention_over, masked_sdpa, set_mask
 from scar.config import NextTokenConfig, VQConfig
-from scar.layers import (
-    KVCache,
-    Place,
-    RMSNorm,
-    Span,
-    attention_over,
-    grid_cells,
-    masked,
-    places,
-    rotary_table,
-    rotate,
-    set_mask,
-)
+from scar.kv_cache import AttentionContext, InputPos, KVCache, position_index
+from scar.prefix import Prefix
+from scar.rope import grid_cells, rotary_table, rotate
 
 
 class NextTokenTransformer(nn.Module):
@@ -59,28 +49,28 @@ class NextTokenTransformer(nn.Module):
         """All positions at once: tokens (B, N - 1) -> hidden states (B, P + N - 1, D)."""
         x = torch.cat([prefix.slots, self.tok_embeddings(inputs)], dim=1)
         attention = attention_over(prefix.valid, self.set_sizes, self._causal_prefix)
-        return self._run(self.dropout(x), Span(0, attention), prefix)
+        return self._run(self.dropout(x), AttentionContext(0, attention), prefix)
 
     def prefill(self, prefix: Prefix, cache: KVCache) -> Tensor:
         """Fill the cache with the prefix; returns its hidden states (B, P, D). The last one
         predicts the first set."""
         attention = cache.attention(0, cache.prefix)
         if self._causal_prefix:
-            attention = masked(set_mask(prefix.valid, self.set_sizes[:1], causal_prefix=True))
-        return self._run(prefix.slots, Span(0, attention, cache), prefix)
+            attention = masked_sdpa(set_mask(prefix.valid, self.set_sizes[:1], causal_prefix=True))
+        return self._run(prefix.slots, AttentionContext(0, attention, cache), prefix)
 
     def encode_prefix(self, prefix: Prefix) -> Tensor:
         """The hidden states of `prefill`, with gradients and without a cache: (B, P, D). Tokens
         come after the prefix, so they are the same as in `forward`."""
         attention = attention_over(prefix.valid, self.set_sizes[:1], self._causal_prefix)
         x = prefix.slots.to(self.tok_embeddings.weight.dtype)  # as the cat of `forward` makes it
-        return self._run(self.dropout(x), Span(0, attention), prefix)
+        return self._run(self.dropout(x), AttentionContext(0, attention), prefix)
 
-    def step(self, inputs: Tensor, known: Place, prefix: Prefix, cache: KVCache) -> Tensor:
+    def step(self, inputs: Tensor, known: InputPos, prefix: Prefix, cache: KVCache) -> Tensor:
         """Tokens (B, n), the first of which is the last of `known` -> hidden states (B, n, D), each
         of which predicts the token after its own."""
         start = cache.prefix + known - 1
-        span = Span(start, cache.attention(start, inputs.shape[1]), cache)
+        span = AttentionContext(start, cache.attention(start, inputs.shape[1]), cache)
         return self._run(self.tok_embeddings(inputs), span, prefix)
 
     def logits(self, hidden: Tensor, prefix: Prefix) -> Tensor:
@@ -100,8 +90,8 @@ class NextTokenTransformer(nn.Module):
     def _causal_prefix(self) -> bool:
         return self.config.prefix_attention == "causal"
 
-    def _run(self, x: Tensor, span: Span, prefix: Prefix) -> Tensor:
-        table = self._table(prefix.slots.shape[1])[places(span.start, x.shape[1])]
+    def _run(self, x: Tensor, span: AttentionContext, prefix: Prefix) -> Tensor:
+        table = self._table(prefix.slots.shape[1])[position_index(span.start, x.shape[1])]
         # The residual stream keeps the weights' precision: fp32 under autocast, as LlamaGen's.
         x = x.to(self.norm.weight.dtype)
         for layer in self.layers:
@@ -116,6 +106,18 @@ class NextTokenTransformer(nn.Module):
         return torch.cat([self.table[: self.visual_slots], still, self.table[self.visual_slots :]])
 
 
+class RMSNorm(nn.Module):
+    """Zhang and Sennrich 2019, in fp32, weight after the cast as LlamaGen has it."""
+
+    def __init__(self, width: int, eps: float = 1e-5):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), x.shape[-1:], eps=self.eps).type_as(x) * self.weight
+
+
 class TransformerBlock(nn.Module):
     def __init__(self, config: NextTokenConfig, index: int):
         super().__init__()
@@ -125,7 +127,7 @@ class TransformerBlock(nn.Module):
         self.feed_forward = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, table: Tensor, span: Span) -> Tensor:
+    def forward(self, x: Tensor, table: Tensor, span: AttentionContext) -> Tensor:
         x = x + self.dropout(self.attention(self.attention_norm(x), table, span))
         return x + self.dropout(self.feed_forward(self.ffn_norm(x)))
 
@@ -137,7 +139,7 @@ class Attention(nn.Module):
         self.wqkv = nn.Linear(config.width, 3 * config.width, bias=False)
         self.wo = nn.Linear(config.width, config.width, bias=False)
 
-    def forward(self, x: Tensor, table: Tensor, span: Span) -> Tensor:
+    def forward(self, x: Tensor, table: Tensor, span: AttentionContext) -> Tensor:
         q, k, v = (
             self.wqkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         )  # (B, H, n, d)

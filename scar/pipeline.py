@@ -17,16 +17,22 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
-from scar.checkpoint import WeightsError, load_config, load_model, load_tokenizer, usable_device
 from scar.compiled import Compiled, padded
-from scar.conditioning import Text
 from scar.config import Sampling, ScarConfig, check_seed
-from scar.frozen import Frozen
-from scar.hub import checkpoint_folder
+from scar.frozen import FrozenEncoders
 from scar.images import InputError, composite, crop_back, fit_square, to_map, to_mask, to_rgb
 from scar.model import SCAR
+from scar.prefix import TextEmbedding
 from scar.region import change_matte, changed_cells, region_tokens, select_region
 from scar.sampling import Prefilled, Steps, decode
+from scar.weights.checkpoint import (
+    WeightsError,
+    load_config,
+    load_model,
+    load_tokenizer,
+    usable_device,
+)
+from scar.weights.hub import checkpoint_folder
 
 CACHE_SIZE = 16  # images and sentences whose features are kept
 PREVIEW_SECONDS = 0.1  # least time between two previews
@@ -52,7 +58,7 @@ class Output:
 class _EncodedImage:
     """An input image as the frozen networks read it. Its tokens are made when they are needed."""
 
-    def __init__(self, image: Image.Image, size: int, frozen: Frozen, device: torch.device):
+    def __init__(self, image: Image.Image, size: int, frozen: FrozenEncoders, device: torch.device):
         self.square, self.box = fit_square(image, size)
         self.frozen = frozen
         signed = (pil_to_tensor(self.square).float() / 127.5 - 1).unsqueeze(0)
@@ -97,7 +103,7 @@ class ScarPipeline:
         self,
         config: ScarConfig,
         model: SCAR,
-        frozen: Frozen,
+        frozen: FrozenEncoders,
         device: torch.device | str = "cpu",
         compile: bool = False,
     ):
@@ -113,7 +119,7 @@ class ScarPipeline:
         self.classes = list(config.class_names)
         self.defaults = config.sampling
         self._images: OrderedDict[str, _EncodedImage] = OrderedDict()
-        self._texts: OrderedDict[str, Text] = OrderedDict()
+        self._texts: OrderedDict[str, TextEmbedding] = OrderedDict()
 
     @classmethod
     def from_pretrained(
@@ -146,7 +152,7 @@ class ScarPipeline:
         config = load_config(folder)
         tokenizer = load_tokenizer(config.tokenizer, folder)
         try:
-            frozen = Frozen(config, tokenizer)
+            frozen = FrozenEncoders(config, tokenizer)
         except OSError as error:  # what the Hub's client raises offline
             raise WeightsError(
                 f"the frozen encoders of {source} are not on this machine and could not be "
@@ -398,17 +404,17 @@ class ScarPipeline:
             self._images[key] = _EncodedImage(image, self.size, self.frozen, self.device)
         return _cached(self._images, key)
 
-    def _encode_text(self, text: str) -> Text:
+    def _encode_text(self, text: str) -> TextEmbedding:
         if text not in self._texts:
             self._texts[text] = self.frozen.encode_text([text])
         return _cached(self._texts, text)
 
-    def _encode_texts(self, texts: list[str]) -> Text:
+    def _encode_texts(self, texts: list[str]) -> TextEmbedding:
         """Left-padded to the longest of them."""
         found = [self._encode_text(text) for text in texts]
         longest = max([self._shortest, *(text.valid.shape[1] for text in found)])
         found = [padded(text, longest) for text in found]
-        return Text(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+        return TextEmbedding(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
     def _render(
         self,

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scar.conditioning import Prefix
 from scar.config import Sampling
-from scar.layers import KVCache, Place
+from scar.kv_cache import InputPos, KVCache
+from scar.prefix import Prefix
 
 
 class SamplingError(RuntimeError):
@@ -59,7 +59,7 @@ class Steps:
         cache = backbone.cache(prefix)
         return Prefilled(prefix, cache, backbone.prefill(prefix, cache))
 
-    def places(self, count: int, device: torch.device) -> Sequence[Place]:
+    def places(self, count: int, device: torch.device) -> Sequence[InputPos]:
         return range(count)
 
     def chunks(self, count: int, set_sizes: tuple[int, ...]) -> list[int]:
@@ -140,7 +140,7 @@ def _sample_set(
     tokens: Tensor,
     read: int,
     index: int,
-    places: Sequence[Place],
+    places: Sequence[InputPos],
     inputs: SamplingInputs,
 ) -> SampledTokens:
     """Draw set `index` when the cache holds what predicts the sets up to `read`."""
@@ -170,7 +170,7 @@ def read_sets(
     tokenizer: nn.Module,
     recent: Tensor,
     sets: int,
-    known: Place,
+    known: InputPos,
 ) -> Tensor:
     """One pass that predicts `sets` sets in a row, whose inputs come from the `recent` tokens
     (B, m): hidden states (R, n, D). `known` tokens come before the first of the sets."""
@@ -186,7 +186,7 @@ def decode_set(
     tokenizer: nn.Module,
     recent: Tensor,
     sets: int,
-    known: Place,
+    known: InputPos,
     inputs: SamplingInputs,
 ) -> SampledTokens:
     """`read_sets`, and draw the last set of them."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from scar.conditioning import Text
+from scar.prefix import TextEmbedding
 
 
 @dataclass(frozen=True)
@@ -72,21 +72,21 @@ class TextEncoder(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, strings: list[str]) -> Text:
+    def forward(self, strings: list[str]) -> TextEmbedding:
         device = next(self.model.parameters()).device
         batch = self.tokenizer(
             strings, padding=True, truncation=True, max_length=self.slots, return_tensors="pt"
         ).to(device)
         states = self.model(**batch).last_hidden_state.float()  # (B, T, W)
-        return left_padded(Text(states, batch["attention_mask"].bool()))
+        return left_padded(TextEmbedding(states, batch["attention_mask"].bool()))
 
 
-def left_padded(text: Text) -> Text:
+def left_padded(text: TextEmbedding) -> TextEmbedding:
     """Move each row's valid tokens to its end and zero the rest."""
     order = text.valid.to(torch.int8).argsort(dim=1, stable=True)
     valid = text.valid.gather(1, order)
     tokens = text.tokens.gather(1, order.unsqueeze(-1).expand_as(text.tokens))
-    return Text(tokens * valid.unsqueeze(-1), valid)
+    return TextEmbedding(tokens * valid.unsqueeze(-1), valid)
 
 
 def _locate(spec: TextModel) -> tuple[str, dict]:

@@ -12,8 +12,8 @@ import accelerate
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 
-from train import processes
 from train.__main__ import main
+from train.loop import processes
 
 
 class Accelerator(accelerate.Accelerator):

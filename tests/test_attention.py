@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 from test_model import PARADIGMS, batch_for, prefix_of, tiny
 
-from scar import layers
-from scar.layers import (
+from scar import attention
+from scar.attention import (
     attend_causally,
-    attend_unpadded,
+    attend_segments,
     attention_over,
-    flexible,
-    masked,
-    runs,
+    attention_segments,
+    flex_attention_fn,
+    masked_sdpa,
     set_mask,
 )
 
@@ -34,9 +34,9 @@ def length(valid, set_sizes) -> int:
 
 
 def test_runs_join_sets_of_size_one():
-    assert runs((5, 1, 1, 1)) == [(0, 5, False), (5, 8, True)]
-    assert runs((1, 1, 1)) == [(0, 3, True)]
-    assert runs((5, 4, 9)) == [(0, 5, False), (5, 9, False), (9, 18, False)]
+    assert attention_segments((5, 1, 1, 1)) == [(0, 5, False), (5, 8, True)]
+    assert attention_segments((1, 1, 1)) == [(0, 3, True)]
+    assert attention_segments((5, 4, 9)) == [(0, 5, False), (5, 9, False), (9, 18, False)]
 
 
 @pytest.mark.parametrize("causal_prefix", [False, True])
@@ -44,10 +44,10 @@ def test_runs_join_sets_of_size_one():
 def test_unpadded_attention_and_its_gradients_equal_the_masked(set_sizes, causal_prefix):
     q, k, v = queries(length(FULL, set_sizes))
     attention = attention_over(FULL, set_sizes, causal_prefix)
-    assert attention.func is attend_unpadded
+    assert attention.func is attend_segments
     outputs = [
         attend(q, k, v, 0.3)
-        for attend in (attention, masked(set_mask(FULL, set_sizes, causal_prefix)))
+        for attend in (attention, masked_sdpa(set_mask(FULL, set_sizes, causal_prefix)))
     ]
     upstream = torch.randn_like(outputs[0])
     gradients = [torch.autograd.grad(output, (q, k, v), upstream) for output in outputs]
@@ -61,8 +61,8 @@ def test_unpadded_attention_and_its_gradients_equal_the_masked(set_sizes, causal
 def test_the_rule_for_flex_attention_is_the_mask(set_sizes, causal_prefix):
     """Uncompiled and forward only: on the CPU it has no gradients."""
     q, k, v = (x.detach() for x in queries(length(PADDED, set_sizes)))
-    by_rule = flexible(PADDED, set_sizes, causal_prefix, fused=False)(q, k, v, None)
-    by_mask = masked(set_mask(PADDED, set_sizes, causal_prefix))(q, k, v, None)
+    by_rule = flex_attention_fn(PADDED, set_sizes, causal_prefix, fused=False)(q, k, v, None)
+    by_mask = masked_sdpa(set_mask(PADDED, set_sizes, causal_prefix))(q, k, v, None)
     torch.testing.assert_close(by_rule, by_mask, atol=1e-5, rtol=1e-5)
 
 
@@ -74,7 +74,7 @@ def test_a_causal_prefix_is_a_triangle():
 def test_the_bias_that_cuda_gets_means_what_the_square_kernel_computes():
     q, k, v = queries(9)
     q = q[:, :, 4:]
-    bias = layers.causal_lower_right(5, 9)
+    bias = attention.causal_lower_right(5, 9)
     expected = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     torch.testing.assert_close(attend_causally(q, k, v, None), expected, atol=1e-6, rtol=1e-5)
 
@@ -93,6 +93,6 @@ def test_losses_and_gradients_are_those_of_a_stored_mask(preset, monkeypatch):
 
     found = run()
     module = type(model.backbone).__module__
-    monkeypatch.setattr(f"{module}.attention_over", lambda *a: masked(set_mask(*a)))
+    monkeypatch.setattr(f"{module}.attention_over", lambda *a: masked_sdpa(set_mask(*a)))
     stored = run()
     torch.testing.assert_close(found, stored, atol=1e-5, rtol=1e-4)

@@ -8,8 +8,10 @@ from functools import partial
 import pytest
 import torch
 
-from scar import bench_check, bench_decode, bench_train
 from scar.__main__ import main
+from scar.bench import check as bench_check
+from scar.bench import decode as bench_decode
+from scar.bench import train as bench_train
 
 TINY = {
     "backbone": {"layers": 1, "heads": 2, "width": 32},

@@ -7,8 +7,8 @@ import torch
 from test_model import batch_for, tiny
 
 from scar.compiled import Compiled, padded
-from scar.conditioning import Text
 from scar.config import Sampling
+from scar.prefix import TextEmbedding
 from scar.sampling import SamplingError, Steps
 
 SMALL = {
@@ -82,7 +82,7 @@ def test_values_that_are_not_finite_are_named_and_forgotten(case):
 
 def test_a_longer_text_says_the_same():
     valid = torch.tensor([[False, True, True]])
-    text = padded(Text(torch.ones(1, 3, 4), valid), 5)
+    text = padded(TextEmbedding(torch.ones(1, 3, 4), valid), 5)
     assert text.valid.tolist() == [[False, False, False, True, True]]
     assert text.tokens.shape == (1, 5, 4) and not text.tokens[:, :2].any()
     assert padded(text, 3).valid.shape == (1, 5)

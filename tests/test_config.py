@@ -7,7 +7,8 @@ import json
 import pytest
 import torch
 
-from scar.checkpoint import (
+from scar.config import PRESETS, ScarConfig, from_dict, to_dict
+from scar.weights.checkpoint import (
     WeightsError,
     build_model,
     build_tokenizer,
@@ -20,7 +21,6 @@ from scar.checkpoint import (
     save_tokenizer,
     save_weights,
 )
-from scar.config import PRESETS, ScarConfig, from_dict, to_dict
 
 TINY = {
     "backbone": {"layers": 1, "heads": 2, "width": 32},

@@ -13,16 +13,17 @@ from PIL import Image
 from preprocessors import preprocess
 from scar import ScarPipeline
 from scar.__main__ import main as scar_main
-from scar.checkpoint import build_tokenizer, configure, load_config, save_tokenizer
-from train import evaluate, evaluate_control
+from scar.toyscenes.dataset import ToyScenes
+from scar.weights.checkpoint import build_tokenizer, configure, load_config, save_tokenizer
 from train.__main__ import train
-from train.classifier import accuracy, open_classifier
-from train.control import edge_f1, frechet_distance, rmse, structural_similarity
 from train.data.batch import to_signed
 from train.data.sources import ToyEdits, open_source
-from train.data.toy import ToyScenes
 from train.data.toy_tasks import KINDS, TASKS, ControlMaps, ToyTasks, showing_main
-from train.metrics import Features
+from train.evaluate import __main__ as evaluate
+from train.evaluate import control as evaluate_control
+from train.evaluate.classifier import accuracy, open_classifier
+from train.evaluate.control_metrics import edge_f1, frechet_distance, rmse, structural_similarity
+from train.evaluate.metrics import Features
 from train.recipe import load_recipe
 
 RECIPES = Path("train/recipes")

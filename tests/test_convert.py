@@ -18,7 +18,9 @@ from safetensors.torch import load_file
 
 from scar import ScarPipeline
 from scar.__main__ import main
-from scar.checkpoint import (
+from scar.config import PRESETS
+from scar.frozen import FrozenEncoders
+from scar.weights.checkpoint import (
     WeightsError,
     build_model,
     build_tokenizer,
@@ -27,8 +29,7 @@ from scar.checkpoint import (
     load_model,
     load_tokenizer,
 )
-from scar.config import PRESETS
-from scar.convert import (
+from scar.weights.convert import (
     CONVERTERS,
     convert,
     convert_llamagen,
@@ -36,8 +37,7 @@ from scar.convert import (
     load_published,
     load_start,
 )
-from scar.frozen import Frozen
-from scar.hub import checkpoint_folder, published_file
+from scar.weights.hub import checkpoint_folder, published_file
 
 GOLDEN = Path(__file__).parent / "golden"
 LAYOUTS = json.loads((GOLDEN / "layouts.json").read_text())
@@ -379,7 +379,7 @@ def test_a_pipeline_runs_on_a_converted_folder(kinds, tmp_path):
     folder = converted(tmp_path, *kinds)
     config = load_config(folder)
     tokenizer = load_tokenizer(config.tokenizer, folder)
-    frozen = Frozen(config, tokenizer, pretrained=False)
+    frozen = FrozenEncoders(config, tokenizer, pretrained=False)
     pipe = ScarPipeline(config, load_model(config, folder), frozen)
     control = Image.new("RGB", (32, 32), "white")
     first, again = (pipe.generate(control, 3, seed=0).image for _ in range(2))
@@ -406,7 +406,7 @@ def test_unknown_layouts_and_presets_name_the_known_ones(tmp_path):
         convert("vq16", file, "llamagen", tmp_path / "out")
 
 
-@pytest.mark.parametrize("moment", ["scar.convert.save_weights", "shutil.move"])
+@pytest.mark.parametrize("moment", ["scar.weights.convert.save_weights", "shutil.move"])
 def test_a_failure_leaves_nothing_half_written(moment, tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")

@@ -14,7 +14,6 @@ import pytest
 from test_data import encoded, pairs, picture, read, recipe, write_imagenet, write_jsonl, write_tar
 from test_layouts import write_members
 
-from train import checkpoints
 from train.data import formats
 from train.data.__main__ import main
 from train.data.files import is_leftover, list_files, split_of
@@ -22,6 +21,7 @@ from train.data.formats import KEPT_OPEN
 from train.data.rows import open_rows
 from train.data.samples import epoch_order
 from train.data.sources import open_reader
+from train.loop import checkpoints
 
 LEFTOVERS = (".ipynb_checkpoints", "@eaDir", "__MACOSX", "lost+found", "n01440764.bak")
 

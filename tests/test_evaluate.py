@@ -14,12 +14,12 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from scar import ScarPipeline
-from train import evaluate
+from scar.toyscenes.dataset import ToyScenes
+from scar.toyscenes.edits import FAMILIES
+from scar.toyscenes.sprites import sheet
 from train.data.batch import to_signed
-from train.data.toy import ToyScenes
-from train.data.toy_edits import FAMILIES
-from train.data.toy_sprites import sheet
-from train.edit_metrics import (
+from train.evaluate import __main__ as evaluate
+from train.evaluate.edit_metrics import (
     Bystanders,
     Scenes,
     background_psnr,
@@ -29,8 +29,8 @@ from train.edit_metrics import (
     region_figures,
     successes,
 )
-from train.evaluate_edits import edit_table
-from train.metrics import Features, SpriteFinder
+from train.evaluate.edits import edit_table
+from train.evaluate.metrics import Features, SpriteFinder
 
 OBJECTS, COUNT = 16, 12
 

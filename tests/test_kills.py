@@ -13,7 +13,7 @@ from random import Random
 from test_train import edit_recipe, lines, tokenizer_folder  # noqa: F401
 
 import train
-from train import checkpoints
+from train.loop import checkpoints
 from train.recipe import Recipe
 
 KILLS = 20

@@ -18,7 +18,7 @@ from scar.studio.guard import BUSY
 from scar.studio.painter import SHAPES
 from scar.studio.session import RANGES, check_prompt, check_settings
 from scar.studio.texts import HOLE, LABELS, NAMES, SENTENCES, in_chinese, prefers_chinese, tell
-from train.data.toy_compose import Part, compose, object_names, place_names
+from scar.toyscenes.compose import Part, compose, object_names, place_names
 
 HAN = re.compile("[\u4e00-\u9fff]")
 

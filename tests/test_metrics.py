@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
+from scar.toyscenes.dataset import ToyScenes
+from scar.toyscenes.sprites import sheet
 from train.data.batch import to_signed
-from train.data.toy import ToyScenes
-from train.data.toy_sprites import sheet
-from train.edit_metrics import Scenes, new_recall, recall, share, successes
-from train.metrics import Features, SpriteFinder, bounding_boxes, crop, psnr
+from train.evaluate.edit_metrics import Scenes, new_recall, recall, share, successes
+from train.evaluate.metrics import Features, SpriteFinder, bounding_boxes, crop, psnr
 
 OBJECTS = 16
 

@@ -6,14 +6,15 @@ import pytest
 import torch
 
 from scar.alignment import alignment_loss
-from scar.checkpoint import build_model, build_tokenizer, configure, load_model, save_model
+from scar.attention import set_mask
 from scar.compressor import Compressor
-from scar.conditioning import Drop, Text
 from scar.config import CompressorConfig, Sampling
 from scar.cross_entropy import token_loss
 from scar.encoder import feature_shape
-from scar.layers import RMSNorm, set_mask
 from scar.model import Batch
+from scar.next_token import RMSNorm
+from scar.prefix import Drop, TextEmbedding
+from scar.weights.checkpoint import build_model, build_tokenizer, configure, load_model, save_model
 
 TINY = {"backbone": {"layers": 2, "heads": 2, "width": 32}, "tokenizer": {"codebook_size": 64}}
 PARADIGMS = ("toy-next-token", "toy-next-set")
@@ -42,7 +43,7 @@ def batch_for(config, tokenizer, size=2, seed=0, words=(3, 5)) -> Batch:
     return Batch(
         torch.randn(size, grid, grid, channels, generator=generator),
         torch.randn(size, grid, grid, channels, generator=generator),
-        Text(text, valid),
+        TextEmbedding(text, valid),
         torch.full((size,), -1),
         tokens,
         tokenizer.inputs(tokens),
@@ -123,7 +124,7 @@ def test_padding_changes_nothing(preset):
     config, tokenizer, model = tiny(preset)
     batch = batch_for(config, tokenizer, words=(3,))
     pad = torch.nn.functional.pad
-    longer = Text(pad(batch.text.tokens, (0, 0, 4, 0)), pad(batch.text.valid, (4, 0)))
+    longer = TextEmbedding(pad(batch.text.tokens, (0, 0, 4, 0)), pad(batch.text.valid, (4, 0)))
     assert torch.allclose(
         logits_of(model, batch), logits_of(model, batch._replace(text=longer)), atol=1e-5
     )

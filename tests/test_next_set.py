@@ -9,12 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from scar.checkpoint import build_model, build_tokenizer, configure
-from scar.conditioning import Drop, Prefix, Text
+from scar.attention import set_mask, set_of
 from scar.config import Sampling
-from scar.layers import set_mask, set_of
+from scar.prefix import Drop, Prefix, TextEmbedding
 from scar.sampling import guidance_at
 from scar.tokenizer import nearest
+from scar.weights.checkpoint import build_model, build_tokenizer, configure
 
 ROOT = Path(__file__).parent.parent
 SCALES = [1, 2, 3, 4, 5, 6, 8, 10, 13, 16]
@@ -54,7 +54,7 @@ def prefix_of(model, seed=2, label=(-1, 3), words=(4, 2)) -> Prefix:
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(2, 4, 4, 112, generator=generator)
     valid = torch.stack([torch.arange(4) >= 4 - count for count in words])
-    text = Text(torch.randn(2, 4, 384, generator=generator) * valid[..., None], valid)
+    text = TextEmbedding(torch.randn(2, 4, 384, generator=generator) * valid[..., None], valid)
     none = torch.zeros(2, dtype=torch.bool)
     drop = Drop(none, none)
     return model.conditioner(model.compressor(features), text, torch.tensor(label), drop)
@@ -192,7 +192,7 @@ WORDS = {"next-token", "next-set"}
 
 
 def test_only_one_place_branches_on_the_paradigm():
-    """The configs of both paradigms are told apart in scar/checkpoint.py and nowhere else.
+    """The configs of both paradigms are told apart in scar/weights/checkpoint.py and nowhere else.
 
     Elsewhere they may be named as types and built as presets; nothing compares them, looks one up
     or asks an object which one it is. The studio, which decides nothing, may call a step by its
@@ -205,7 +205,7 @@ def test_only_one_place_branches_on_the_paradigm():
         for node in ast.walk(ast.parse(path.read_text())):
             if hits := names & _decided_on(node):
                 found.setdefault(path.relative_to(ROOT).as_posix(), set()).update(hits)
-    assert found == {"scar/checkpoint.py": CONFIGS}
+    assert found == {"scar/weights/checkpoint.py": CONFIGS}
 
 
 @pytest.mark.parametrize(

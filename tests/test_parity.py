@@ -10,16 +10,16 @@ import torch
 from safetensors.torch import load_file
 
 import scar.text
-from scar.checkpoint import BACKBONES, build_tokenizer, configure, load_strictly
-from scar.conditioning import Conditioner, Drop, Text
 from scar.config import PRESETS, Sampling
-from scar.convert import (
+from scar.prefix import Conditioner, Drop, TextEmbedding
+from scar.sampling import Steps, decode
+from scar.weights.checkpoint import BACKBONES, build_tokenizer, configure, load_strictly
+from scar.weights.convert import (
     convert_llamagen,
     convert_var,
     convert_var_tokenizer,
     convert_vq16,
 )
-from scar.sampling import Steps, decode
 
 GOLDEN = Path(__file__).parent / "golden"
 TINY = {"backbone": {"layers": 2, "heads": 2, "width": 32}, "condition": {"classes": 10}}
@@ -71,7 +71,9 @@ class Converted:
     def prefix(self, label, text=None, null=False):
         batch = len(label)
         none = torch.zeros(batch, dtype=torch.bool)
-        text = text or Text(torch.zeros(batch, 0, 0), torch.zeros(batch, 0, dtype=torch.bool))
+        text = text or TextEmbedding(
+            torch.zeros(batch, 0, 0), torch.zeros(batch, 0, dtype=torch.bool)
+        )
         return self.conditioner(torch.zeros(batch, 0, 0, 4), text, label, Drop(none, none | null))
 
     def logits(self, prefix, inputs, count):
@@ -167,19 +169,19 @@ def test_llamagen_class_tokens(c2i, name):
 @torch.no_grad()
 def test_llamagen_caption_logits_with_padding(t2i):
     model, data = t2i
-    text, label = Text(data["text"], data["valid"]), torch.full((3,), -1)
+    text, label = TextEmbedding(data["text"], data["valid"]), torch.full((3,), -1)
     assert data["valid"].sum(1).tolist() == [6, 3, 3]
     inputs = data["tokens"][:, :-1]
     close(model.logits(model.prefix(label, text), inputs, 16), data["logits"])
     # Slots that every caption of a batch leaves empty may be cut.
-    short = Text(data["text"][1:, 3:], data["valid"][1:, 3:])
+    short = TextEmbedding(data["text"][1:, 3:], data["valid"][1:, 3:])
     close(model.logits(model.prefix(label[1:], short), inputs[1:], 16), data["logits"][1:])
 
 
 @torch.no_grad()
 def test_full_prefix_attention_is_another_function_of_the_same_weights(t2i):
     model, data = t2i
-    prefix = model.prefix(torch.full((3,), -1), Text(data["text"], data["valid"]))
+    prefix = model.prefix(torch.full((3,), -1), TextEmbedding(data["text"], data["valid"]))
     causal = model.backbone.config
     model.backbone.config = replace(causal, prefix_attention="full")
     full = model.logits(prefix, data["tokens"][:, :-1], 16)
@@ -192,7 +194,7 @@ def test_full_prefix_attention_is_another_function_of_the_same_weights(t2i):
 )
 def test_llamagen_caption_tokens(t2i, name, sampling):
     model, data = t2i
-    text = Text(data["text"], data["valid"])
+    text = TextEmbedding(data["text"], data["valid"])
     tokens = model.sample(sampling, LastToken, 112, torch.full((3,), -1), text)
     assert torch.equal(tokens, data[name])
 

@@ -14,7 +14,10 @@ from PIL import Image
 
 from scar import ScarPipeline
 from scar.__main__ import main
-from scar.checkpoint import (
+from scar.images import InputError, open_image, open_map
+from scar.pipeline import CACHE_SIZE
+from scar.sampling import SamplingError
+from scar.weights.checkpoint import (
     WeightsError,
     build_model,
     build_tokenizer,
@@ -22,9 +25,6 @@ from scar.checkpoint import (
     save_model,
     save_tokenizer,
 )
-from scar.images import InputError, open_image, open_map
-from scar.pipeline import CACHE_SIZE
-from scar.sampling import SamplingError
 
 TINY = {
     "backbone": {"layers": 1, "heads": 2, "width": 32},

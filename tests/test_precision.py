@@ -7,17 +7,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from scar.checkpoint import build_tokenizer, configure
-from scar.conditioning import Drop
-from scar.frozen import Frozen
-from train import checkpoints, precision
-from train.precision import resolve_precision, seconds_per_pass
+from scar.frozen import FrozenEncoders
+from scar.prefix import Drop
+from scar.weights.checkpoint import build_tokenizer, configure
+from train.loop import checkpoints, precision
+from train.loop.precision import resolve_precision, seconds_per_pass
 from train.recipe import load_recipe
 
 
 @pytest.fixture
 def recipe(tmp_path):
-    return load_recipe("train/recipes/toy_multi.yaml", [f"out={tmp_path}"])
+    return load_recipe("train/recipes/toy/multi.yaml", [f"out={tmp_path}"])
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +75,7 @@ def test_a_bf16_run_gets_the_tokens_of_an_fp32_one():
     for preset in ("toy-next-token", "toy-next-set"):
         changes = {"condition": {"text_encoder": "none"}}
         config = configure(preset, changes)
-        frozen = Frozen(config, build_tokenizer(config.tokenizer), pretrained=False)
+        frozen = FrozenEncoders(config, build_tokenizer(config.tokenizer), pretrained=False)
         images, none = torch.rand(2, 3, 128, 128) * 2 - 1, torch.zeros(2, dtype=torch.bool)
         label, weights = torch.zeros(2, dtype=torch.long), torch.ones(2, 1)
         given = (images, images, ["", ""], label, Drop(none, none), weights, None)

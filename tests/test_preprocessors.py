@@ -231,7 +231,7 @@ def test_embedded_lines_follow_the_outline(name):
 
 
 def test_embedded_depth_puts_the_ground_in_front_of_the_sky():
-    from train.data.toy import ToyScenes
+    from scar.toyscenes.dataset import ToyScenes
 
     batch = ToyScenes("test", 128).batch(range(6))
     for pixels, exact in zip(batch.source, batch.source_depth.numpy(), strict=True):

@@ -19,8 +19,8 @@ from test_train import (
     tokenizer_folder,  # noqa: F401
 )
 
-from train import checkpoints, processes
 from train.__main__ import train
+from train.loop import checkpoints, processes
 from train.recipe import load_recipe
 
 
@@ -103,7 +103,7 @@ def test_two_processes_compute_what_one_does_and_resume(
 def test_the_codebook_follows_the_latents_of_all_processes(tmp_path):
     fields = (f"model={{tokenizer: {TINY_CODES}}}", "init=''", "batch_size=4", "patch_start=0")
     one = [*SMALL, *fields, "accumulate=2", f"out={tmp_path / 'one'}"]
-    train(load_recipe("train/recipes/toy_tokenizer.yaml", one))
+    train(load_recipe("train/recipes/toy/tokenizer.yaml", one))
     launch("ddp_8gpu.yaml", "toy_tokenizer", tmp_path / "two", *fields)
     assert_close(tmp_path / "two", tmp_path / "one", 1e-5)
     both = [
@@ -128,7 +128,7 @@ def test_the_codebook_follows_the_latents_of_all_processes(tmp_path):
 def test_what_cannot_be_spread_is_refused(how, fields, message, monkeypatch, tmp_path):
     monkeypatch.setenv(f"ACCELERATE_USE_{how}", "true")
     monkeypatch.setattr(processes, "is_deepspeed_available", lambda: False)
-    recipe = load_recipe("train/recipes/toy_edit.yaml", [*SMALL, f"out={tmp_path}", *fields])
+    recipe = load_recipe("train/recipes/toy/edit.yaml", [*SMALL, f"out={tmp_path}", *fields])
     with pytest.raises(ValueError, match=message):
         processes.build_accelerator(recipe)
 

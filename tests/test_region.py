@@ -11,7 +11,6 @@ from test_pipeline import TINY, picture
 
 from scar import ScarPipeline
 from scar.__main__ import main
-from scar.checkpoint import build_model, build_tokenizer, configure, save_model, save_tokenizer
 from scar.config import RegionConfig, Sampling
 from scar.region import (
     change_matte,
@@ -22,6 +21,13 @@ from scar.region import (
     select_region,
 )
 from scar.sampling import Steps
+from scar.weights.checkpoint import (
+    build_model,
+    build_tokenizer,
+    configure,
+    save_model,
+    save_tokenizer,
+)
 
 WITH_REGION = {"losses": {"region": 1.0}}
 

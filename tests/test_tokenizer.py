@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from scar.checkpoint import (
+from scar.tokenizer import nearest
+from scar.toyscenes.dataset import ToyScenes
+from scar.weights.checkpoint import (
     WeightsError,
     build_tokenizer,
     configure,
     load_tokenizer,
     save_tokenizer,
 )
-from scar.tokenizer import nearest
 from train.data.batch import RawBatch
-from train.data.toy import ToyScenes
-from train.objectives import TokenizerObjective
-from train.patches import start_from_patches, start_from_tokenizer
-from train.perceptual import Judge, window
+from train.objectives.reconstruction_loss import ReconstructionLoss, window
+from train.objectives.scar import TokenizerObjective
+from train.objectives.tokenizer_start import start_from_patches, start_from_tokenizer
 from train.recipe import load_recipe
 
 PRESETS = ("toy-next-token", "toy-next-set")
@@ -254,7 +254,7 @@ def test_a_decoder_learns_while_its_tokens_stay(recipe):
 
 
 def test_a_close_up_sees_its_box_alone():
-    judge = Judge(128, perceptual=0, close_up=1, adversarial=0)
+    judge = ReconstructionLoss(128, perceptual=0, close_up=1, adversarial=0)
     wanted = images(configure("toy-next-token").tokenizer)
     boxes = [(32.0, 32.0, 64.0, 64.0)] * 2
 
@@ -279,7 +279,7 @@ def test_what_a_close_up_would_shrink_is_seen_through_a_window():
 
 def test_a_critic_and_what_it_judges_learn_apart():
     torch.manual_seed(0)
-    judge = Judge(128, perceptual=0, close_up=0, adversarial=1)
+    judge = ReconstructionLoss(128, perceptual=0, close_up=0, adversarial=1)
     wanted = images(configure("toy-next-token").tokenizer)
     seen = wanted.flip(-1).requires_grad_()
     losses = judge(seen, wanted, [(0.0, 0.0, 128.0, 128.0)] * 2)

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from scar.images import InputError
-from train.data.toy import ToyScenes
-from train.data.toy_compose import Part, compose, object_names, picture_and_edits
-from train.data.toy_edits import FAMILIES, is_held_out
-from train.data.toy_language import HELD_OUT, PHRASINGS, SYNONYMS
-from train.data.toy_sprites import COLOURS, vocabulary
+from scar.toyscenes.compose import Part, compose, object_names, picture_and_edits
+from scar.toyscenes.dataset import ToyScenes
+from scar.toyscenes.edits import FAMILIES, is_held_out
+from scar.toyscenes.language import HELD_OUT, PHRASINGS, SYNONYMS
+from scar.toyscenes.sprites import COLOURS, vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +279,7 @@ def test_the_smallest_vocabulary_works():
 
 
 def test_data_does_not_need_the_interface():
-    code = "import sys, train.data.toy, train.data.toy_preview; print('gradio' in sys.modules)"
+    code = "import sys, scar.toyscenes.preview; print('gradio' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

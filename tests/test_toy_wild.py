@@ -6,17 +6,17 @@ from random import Random
 import pytest
 import torch
 
-from train.data.toy import ToyScenes
-from train.data.toy_backgrounds import BACKDROPS, HELD_OUT_KINDS
-from train.data.toy_camera import photographed, random_look
-from train.data.toy_edits import is_held_out
-from train.data.toy_language import HELD_OUT as TEST_PHRASINGS
-from train.data.toy_language import PHRASINGS
-from train.data.toy_phrasings import HELD_OUT, MORE_PHRASINGS, wild_phrasings
-from train.data.toy_sprites import COLOURS, vocabulary
-from train.data.toy_synonyms import ANY_OF, confusable, other_names
-from train.data.toy_wild import WILD_FAMILIES
-from train.metrics import bounding_boxes
+from scar.toyscenes.backgrounds import BACKDROPS, HELD_OUT_KINDS
+from scar.toyscenes.camera import photographed, random_look
+from scar.toyscenes.dataset import ToyScenes
+from scar.toyscenes.edits import is_held_out
+from scar.toyscenes.language import HELD_OUT as TEST_PHRASINGS
+from scar.toyscenes.language import PHRASINGS
+from scar.toyscenes.phrasings import HELD_OUT, MORE_PHRASINGS, wild_phrasings
+from scar.toyscenes.sprites import COLOURS, vocabulary
+from scar.toyscenes.synonyms import ANY_OF, confusable, other_names
+from scar.toyscenes.wild import WILD_FAMILIES
+from train.evaluate.metrics import bounding_boxes
 
 EVERY_NAME = frozenset(s.name for s in vocabulary())
 

@@ -12,22 +12,22 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from scar.checkpoint import (
+from scar.weights.checkpoint import (
     build_model,
     build_tokenizer,
     configure,
     load_tokenizer,
     save_tokenizer,
 )
-from train import checkpoints, moments
 from train.__main__ import main, train
-from train.average import Average
 from train.data.samples import epoch_order
-from train.muon import orthogonalised
-from train.optim import build_optimizers, rate
+from train.loop import checkpoints, moments
+from train.loop.ema import EMA
+from train.loop.muon import orthogonalised
+from train.loop.optimizer import build_optimizers, rate
+from train.loop.report import Report
+from train.loop.step import gradients, part_seed
 from train.recipe import bounded_seed, load_recipe
-from train.report import Report
-from train.step import gradients, part_seed
 
 RECIPES = Path("train/recipes")
 SMALL = [
@@ -423,7 +423,7 @@ def test_only_the_newest_are_kept(tmp_path):
 def test_the_average_follows_the_weights_and_is_only_lent():
     module = torch.nn.Linear(1, 1, bias=False)
     module.weight.data.fill_(0.0)
-    average = Average(module, 0.5)
+    average = EMA(module, 0.5)
     module.weight.data.fill_(1.0)
     average.update(module, step=1000)
     with average.applied(module):

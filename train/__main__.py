@@ -17,16 +17,16 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from train.checkpoints import CheckpointError
 from train.data.sources import open_source
 from train.dry_run import dry_run
-from train.optim import rate
-from train.precision import resolve_precision
-from train.processes import build_accelerator
+from train.loop.checkpoints import CheckpointError
+from train.loop.optimizer import rate
+from train.loop.precision import resolve_precision
+from train.loop.processes import build_accelerator
+from train.loop.report import Report
+from train.loop.state import export, prepare, save
+from train.loop.step import gradients, over_processes, set_rate, update
 from train.recipe import Recipe, load_recipe, scheduled
-from train.report import Report
-from train.state import export, prepare, save
-from train.step import gradients, over_processes, set_rate, update
 
 BAD_STEPS_ALLOWED = 10
 

@@ -17,8 +17,8 @@ import torch
 
 from train.data.extracted import read_layout
 from train.data.sources import open_source
-from train.objectives import ScarObjective, build_objective
-from train.precision import resolve_precision
+from train.loop.precision import resolve_precision
+from train.objectives.scar import ScarObjective, build_objective
 from train.recipe import Recipe, bounded_seed, load_recipe
 
 

@@ -18,14 +18,14 @@ from huggingface_hub import try_to_load_from_cache
 from torch import nn
 
 from preprocessors import PREPROCESSORS
-from scar.checkpoint import build_model, build_tokenizer, configure
 from scar.config import ScarConfig
 from scar.cross_entropy import LOGITS
 from scar.encoder import ENCODERS, REVISIONS, VisualEncoder, feature_shape
 from scar.text import TEXT_ENCODERS, TextEncoder
+from scar.weights.checkpoint import build_model, build_tokenizer, configure
 from train.data.extracted import RECORD, Layout, read_layout
 from train.data.sources import open_reader
-from train.frozen import needless
+from train.objectives.frozen import needless
 from train.recipe import Recipe, scheduled
 
 # google/flan-t5-*: their shapes, so that nothing has to be downloaded to count them.

@@ -19,9 +19,9 @@ import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
-from scar.checkpoint import configure, load_tokenizer
 from scar.config import ScarConfig
-from scar.frozen import Frozen
+from scar.frozen import FrozenEncoders
+from scar.weights.checkpoint import configure, load_tokenizer
 from train.data.extracted import (
     DTYPES,
     PARTS,
@@ -33,9 +33,9 @@ from train.data.extracted import (
     write_shard,
 )
 from train.data.sources import fingerprint, open_source
-from train.frozen import NETWORKS
-from train.objectives import encode_batch
-from train.precision import resolve_precision
+from train.loop.precision import resolve_precision
+from train.objectives.frozen import NETWORKS
+from train.objectives.scar import encode_batch
 from train.recipe import Recipe, load_recipe
 
 SHARD = 256  # examples in a file: about 0.8 GB of DINOv2-B features at 448 px in bf16
@@ -132,11 +132,13 @@ def extract(
         write_shard(shard_path(folder, number), batches, layout)
 
 
-def _networks(recipe: Recipe, config: ScarConfig, layout: Layout, device: torch.device) -> Frozen:
+def _networks(
+    recipe: Recipe, config: ScarConfig, layout: Layout, device: torch.device
+) -> FrozenEncoders:
     """Those that make what is stored."""
     tokenizer = load_tokenizer(config.tokenizer, Path(recipe.tokenizer))
     without = frozenset(name for part, name in NETWORKS.items() if part not in layout.what)
-    frozen = Frozen(config, tokenizer, without=without)
+    frozen = FrozenEncoders(config, tokenizer, without=without)
     # The memory format of the loop: bf16 convolutions round by it.
     return frozen.to(device, memory_format=torch.channels_last)
 

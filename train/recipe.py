@@ -71,7 +71,7 @@ class Recipe:
     weight_decay: float = 0.05  # on the weights of linear, convolution and embedding layers
     clip: float = 1.0  # gradient norm
     ema: float = 0.999  # decay of the averaged weights; 0 keeps none
-    # auto: bf16 on CUDA; on a CPU the faster one, measured at the start (train/precision.py).
+    # auto: bf16 on CUDA; on a CPU the faster one, measured at the start (train/loop/precision.py).
     precision: str = "auto"  # auto | bf16 (autocast) | fp32
 
     # Memory and speed; what is learned stays the same

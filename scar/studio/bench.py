@@ -1,14 +1,19 @@
-"""How soon the studio answers a person, measured in a real browser."""
+"""How soon the studio answers a person, measured in a real browser: `python -m scar bench ui`."""
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from statistics import median
 from typing import Any
 
+from scar.assets import ASSETS
 from scar.images import InputError
 from scar.studio.library import Library
 
@@ -43,6 +48,36 @@ class Answer:
     partial: float  # from the press of Run to the first partial picture on the screen
     freed: float  # from the press of Stop to the model being free for the next run
     again: float  # from the press of Stop to Run being back on the screen
+
+
+def ui(preset: str, device: str, repeat: int) -> None:
+    """The studio over the embedded model, in a browser: the first partial picture, and Stop."""
+    with tempfile.TemporaryDirectory(prefix="scar-bench-") as folder:
+        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
+        from scar import ScarPipeline
+        from scar.studio import Library, build_studio, launch_studio
+
+        paradigm = preset.removeprefix("toy-")
+        library = Library(
+            {paradigm: partial(ScarPipeline.from_pretrained, paradigm=paradigm, device=device)}
+        )
+        library.get(paradigm)
+        studio = build_studio(library, ASSETS)
+        try:
+            address = launch_studio(studio, "127.0.0.1")
+            with browser_page() as page:
+                answers = [measure(page, address, library, scene) for scene in range(repeat)]
+        finally:
+            studio.close()
+    tokens = library.get(paradigm).total_tokens
+    print(f"{preset} on {device}, {tokens} tokens, median (worst) of {repeat} runs, seconds")
+    for field, words in {
+        "partial": "Run pressed to first partial picture",
+        "freed": "Stop pressed to model free",
+        "again": "Stop pressed to Run back on the page",
+    }.items():
+        seconds = [getattr(answer, field) for answer in answers]
+        print(f"{words:>37}: {median(seconds):.2f} ({max(seconds):.2f})")
 
 
 @contextmanager

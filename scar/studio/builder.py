@@ -60,23 +60,23 @@ class SceneBuilder:
 
     def scene(self, place: str, *values: str) -> Scene:
         """The scene that the values of `inputs` describe; `gr.Error` if they describe none."""
-        from train.data import toy_compose
+        from scar.toyscenes import compose
 
         objects, positions, sizes = (values[i : i + SLOTS] for i in range(0, 3 * SLOTS, SLOTS))
         slots = zip(objects, positions, sizes, strict=True)
-        parts = [toy_compose.Part(*slot) for slot in slots if slot[0]]
+        parts = [compose.Part(*slot) for slot in slots if slot[0]]
         try:
-            scene = toy_compose.compose(place, parts)
+            scene = compose.compose(place, parts)
         except InputError as error:
             raise toast(error) from None
-        image, instructions = toy_compose.picture_and_edits(scene)
+        image, instructions = compose.picture_and_edits(scene)
         return Scene(image, scene.caption, instructions)
 
     def _fill(self, place: str | None, first: str) -> list[Any]:
         """Every list in the visitor's language; the first opening chooses a place and a cat."""
-        from train.data import toy_compose
+        from scar.toyscenes import compose
 
-        places, names = toy_compose.place_names(), toy_compose.object_names()
+        places, names = compose.place_names(), compose.object_names()
         if place is None:
             place, first = places[0], names[0]
         objects = [(tell("nothing"), NOTHING), *_told(sorted(names))]

@@ -3,7 +3,7 @@
 Prints counts, what was skipped, the first samples and the first problems; exits with 1 when there
 are problems. Takes a recipe, or the name of a kind of data and its folder; fields follow.
 
-    python -m train.data check train/recipes/edit_seed_unsplash.yaml folder=/data/seed
+    python -m train.data check train/recipes/edit/seed_unsplash.yaml folder=/data/seed
     python -m train.data check imagenet /data/imagenet --control canny --controls /data/controls
     python -m train.data check multigen /data/multigen --control depth --every 1
     python -m train.data check seed-edit /data/own 'columns={instruction: said}' --split validation

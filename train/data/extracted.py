@@ -22,9 +22,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from scar.conditioning import Drop, Text
 from scar.config import to_dict
 from scar.model import Batch
+from scar.prefix import Drop, TextEmbedding
 from train.data.batch import RawBatch
 from train.data.samples import epoch_order
 from train.recipe import Recipe
@@ -77,10 +77,10 @@ class Layout:
 
 @dataclass(frozen=True)
 class Partial:
-    """Examples of which a part is stored; `train.frozen.completed` does the rest."""
+    """Examples of which a part is stored; `train.objectives.frozen.completed` does the rest."""
 
     raw: RawBatch
-    stored: dict[str, Tensor | Text]  # fields of a Batch
+    stored: dict[str, Tensor | TextEmbedding]  # fields of a Batch
 
     @property
     def label(self) -> Tensor:
@@ -121,7 +121,7 @@ class Extracted:
     def batch(self, indices: Sequence[int]) -> Batch:
         return Batch(**self.stored(indices), drop=self._no_drop(len(indices)))
 
-    def stored(self, indices: Sequence[int]) -> dict[str, Tensor | Text]:
+    def stored(self, indices: Sequence[int]) -> dict[str, Tensor | TextEmbedding]:
         """What is stored of examples, as fields of a Batch."""
         rows = [self._row(self.position(index)) for index in indices]
         found = {
@@ -236,11 +236,11 @@ def write_shard(path: Path, batches: list[Batch], layout: Layout) -> None:
     path.chmod(0o644)
 
 
-def _left_padded(texts: list[Tensor], device: torch.device) -> Text:
+def _left_padded(texts: list[Tensor], device: torch.device) -> TextEmbedding:
     longest = max(len(text) for text in texts)
     tokens = torch.zeros(len(texts), longest, texts[0].shape[1], device=device)
     valid = torch.zeros(len(texts), longest, dtype=torch.bool, device=device)
     for row, text in enumerate(texts):
         tokens[row, longest - len(text) :] = text.to(device)
         valid[row, longest - len(text) :] = True
-    return Text(tokens, valid)
+    return TextEmbedding(tokens, valid)

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from preprocessors import PREPROCESSORS
-from scar.checkpoint import configure
+from scar.toyscenes.dataset import ToyScenes
+from scar.weights.checkpoint import configure
 from train.data.batch import RawBatch
 from train.data.extracted import Extracted, PartlyExtracted, read_layout
 from train.data.files import Listing, list_files, split_of
@@ -20,7 +21,6 @@ from train.data.pairs import pair_splits
 from train.data.rows import NoSplitError, tables
 from train.data.samples import Samples
 from train.data.seed_edit import SeedEdit
-from train.data.toy import ToyScenes
 from train.data.toy_tasks import ToyTasks
 from train.recipe import Recipe
 

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from preprocessors import canny, embedded
 from preprocessors.map_network import MapNetwork
-from scar.checkpoint import configure
+from scar.toyscenes.dataset import Batch, PlacedObject, ToyScenes
+from scar.weights.checkpoint import configure
 from train.data.batch import RawBatch, to_signed
-from train.data.toy import Batch, PlacedObject, ToyScenes
 from train.recipe import Recipe
 
 TASKS = ("edit", "t2i", "c2i")

@@ -1,0 +1,96 @@
+"""Keys and values of a decode, and the positions that a call of the backbone covers."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from scar.attention import Attention, masked_sdpa, set_of
+
+# A position in the sequence. As a number it cuts what is stored to what is written; as a scalar
+# tensor every position has the same shapes, so that one compiled step serves them all.
+InputPos = int | Tensor
+
+
+class KVCache:
+    """Keys and values of every layer in buffers of the final length, created by the caller of a
+    decode."""
+
+    def __init__(
+        self,
+        layers: int,
+        valid: Tensor,
+        heads: int,
+        set_sizes: tuple[int, ...],
+        head_dim: int,
+        dtype: torch.dtype,
+    ):
+        batch, prefix = valid.shape
+        length = prefix + sum(set_sizes) - 1
+        shape = (batch, heads, length, head_dim)
+        self.keys = [torch.zeros(shape, dtype=dtype, device=valid.device) for _ in range(layers)]
+        self.values = [torch.zeros(shape, dtype=dtype, device=valid.device) for _ in range(layers)]
+        self.prefix = prefix
+        self.padded = not bool(valid.all())
+        self.visible = F.pad(valid, (0, length - prefix), value=True)[
+            :, None, None, :
+        ]  # (B, 1, 1, S)
+        self.sets = set_of(prefix, set_sizes, valid.device)  # (S,)
+        self._set_list = self.sets.tolist()
+
+    def pin(self) -> None:
+        """Keep it for many decodes: a CUDA graph may rely on where it lies."""
+        self.padded = True
+        for buffer in (*self.keys, *self.values, self.visible):
+            torch._dynamo.mark_static_address(buffer, guard=False)
+
+    def reset(self, valid: Tensor) -> None:
+        """Forget a decode, for another prefix (B, P) of the same length. What a mask hides has
+        weight 0 and counts all the same where it is NaN."""
+        for buffer in (*self.keys, *self.values):
+            buffer.zero_()
+        self.visible[:, 0, 0, : valid.shape[1]] = valid
+
+    def write(self, layer: int, start: InputPos, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store (B, H, n, d) at `start`; returns what `attention` is over."""
+        keys, values = self.keys[layer], self.values[layer]
+        here = position_index(start, k.shape[2])
+        keys[:, :, here], values[:, :, here] = k, v
+        if isinstance(start, Tensor):
+            return keys, values
+        return keys[:, :, : here.stop], values[:, :, : here.stop]
+
+    def attention(self, start: InputPos, count: int) -> Attention:
+        """Of `count` positions from `start` on, over all that is cached up to their own set."""
+        here = position_index(start, count)
+        if isinstance(start, Tensor):
+            return masked_sdpa(self.visible & (self.sets[here, None] >= self.sets))
+        end = start + count
+        mask = self.visible[..., :end] if self.padded else None
+        if self._set_list[start] != self._set_list[end - 1]:  # several sets: each sees its own past
+            past = self.sets[here, None] >= self.sets[:end]  # (n, m)
+            mask = past if mask is None else mask & past
+        return masked_sdpa(mask)
+
+
+class AttentionContext:
+    """The positions a call covers, and how they attend: in one pass, or into a cache."""
+
+    def __init__(self, start: InputPos, attention: Attention, cache: KVCache | None = None):
+        self.start, self.attention, self.cache = start, attention, cache
+
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float | None = None
+    ) -> Tensor:
+        """(B, H, n, d) each -> (B, n, H d)."""
+        if self.cache is not None:
+            k, v = self.cache.write(layer, self.start, k, v)
+        return self.attention(q, k, v, scale).transpose(1, 2).flatten(2)
+
+
+def position_index(start: InputPos, count: int) -> slice | Tensor:
+    """The index of `count` neighbours from `start` on."""
+    if isinstance(start, Tensor):
+        return start + torch.arange(count, device=start.device)
+    return slice(start, start + count)

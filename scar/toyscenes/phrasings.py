@@ -1,0 +1,183 @@
+"""More ways to ask for an edit: chatty and clumsy phrasings, and sentences that ask for nothing.
+
+The last four phrasings of every kind are kept for the split `wild`. The phrasings of
+`toy_language`, but for those that are kept for the split `test`, belong to the training as well.
+"""
+
+from scar.toyscenes.language import PHRASINGS, phrasings
+from scar.toyscenes.phrasings_scene import SCENE_PHRASINGS
+
+HELD_OUT = 4
+
+OBJECT_PHRASINGS: dict[str, tuple[str, ...]] = {
+    "add": (
+        "how about {new} {where}",
+        "it needs {new} {where}",
+        "please put in {new} {where}",
+        "could we have {new} {where}",
+        "I think {new} {where} would be nice",
+        "we need {new} {where}",
+        "can you stick {new} {where}",
+        "paste {new} {where}",
+        "drop {new} {where}",
+        "paint {new} {where}",
+        "create {new} {where}",
+        "can there be {new} {where}",
+        "there is no {thing} here, add one {where}",
+        "add one {thing} {where}",
+        "throw in {new} {where}",
+        "fit {new} in {where}",
+        "set {new} down {where}",
+        "what's missing is {new} {where}",
+        "would you mind adding {new} {where}",
+        "pop {new} {where}",
+    ),
+    "remove": (
+        "can you get {old} out of there",
+        "get {old} out of the picture",
+        "{old} has to go",
+        "I don't like {old}, take it away",
+        "no {bare}",
+        "no {bare} in the picture",
+        "please no more {bare}",
+        "cut {old}",
+        "cut {old} out",
+        "wipe {old} out",
+        "hide {old}",
+        "kick {old} out",
+        "the picture would be better with no {bare}",
+        "I'd like {old} gone",
+        "could you make {old} go away",
+        "leave {old} out",
+        "edit {old} out of this photo",
+        "let's not have {old} here",
+        "show everything except {old}",
+        "who put {old} there? scrap it",
+        "banish {old}",
+        "the {bare} should vanish",
+    ),
+    "replace": (
+        "I'd rather have {new} than {old}",
+        "make {new} out of {old}",
+        "let {old} become {new}",
+        "{old} should be {new}",
+        "can {old} be {new}",
+        "get rid of {old} and put {new} there",
+        "remove {old} and add {new} in the same spot",
+        "take out {old} and put in {new}",
+        "switch {old} with {new}",
+        "switch {old} to {new}",
+        "trade {old} for {new}",
+        "I want to see {new} where {old} is",
+        "put {new} where {old} is",
+        "could you turn {old} into {new} for me",
+        "use {new} instead of {old}",
+        "morph {old} into {new}",
+        "where {old} stands there should stand {new}",
+        "not {old} but {new}",
+        "let {new} take over from {old}",
+    ),
+    "recolour": (
+        "I'd like {old} in {colour}",
+        "can {old} be {colour}",
+        "could you make {old} {colour} for me",
+        "{old} in {colour} please",
+        "make {old} look {colour}",
+        "change {old} to {colour}",
+        "change the color of {old}, I want it {colour}",
+        "make it so that {old} is {colour}",
+        "let {old} be {colour}",
+        "I prefer {old} {colour}",
+        "I want a {colour} {bare}",
+        "there should be a {colour} {bare}",
+        "give {old} a {colour} look",
+        "use {colour} for {old}",
+        "tint {old} {colour}",
+        "what if {old} was {colour}",
+        "{colour} is the color I want for {old}",
+        "spray {old} {colour}",
+        "{old} would look better {colour}",
+    ),
+    "bigger": (
+        "make {old} a lot bigger",
+        "make {old} big",
+        "can you make {old} bigger for me",
+        "{old} is too small",
+        "{old} is a bit small, make it bigger",
+        "{old} needs to be larger",
+        "I want {old} to be bigger",
+        "increase {old} in size",
+        "resize {old} to be larger",
+        "bigger {bare}",
+        "make {old} huge",
+        "make {old} grow",
+        "expand {old}",
+        "size {old} up",
+        "could {old} be larger",
+        "I'd like a large {bare}",
+        "magnify {old}",
+        "upsize {old}",
+        "give us a {bare} of a greater size",
+        "pump {old} up",
+    ),
+    "smaller": (
+        "make {old} a lot smaller",
+        "make {old} small",
+        "can you make {old} smaller for me",
+        "{old} is too big",
+        "{old} is a bit big, make it smaller",
+        "{old} needs to be smaller",
+        "I want {old} to be smaller",
+        "decrease {old} in size",
+        "resize {old} to be smaller",
+        "smaller {bare}",
+        "make {old} shrink",
+        "get {old} to be tiny",
+        "scale {old} down a bit",
+        "size {old} down",
+        "could {old} be smaller",
+        "I'd like a small {bare}",
+        "downsize {old}",
+        "miniaturize {old}",
+        "give us a {bare} of a lesser size",
+        "squeeze {old} down",
+    ),
+    "move": (
+        "I want {old} moved {to}",
+        "{old} should be moved {to}",
+        "can you move {old} over {to}",
+        "could {old} go {to}",
+        "{old} should go {to}",
+        "pull {old} {to}",
+        "carry {old} {to}",
+        "place {old} further {to}",
+        "change the position of {old} {to}",
+        "move {old} a bit {to}",
+        "get {old} over {to}",
+        "send {old} {to}",
+        "let's move {old} {to}",
+        "set {old} {to}",
+        "I'd rather have {old} more {to}",
+        "I'd like {old} shifted {to}",
+        "{old} is in the way, move it {to}",
+        "haul {old} {to}",
+        "nudge {old} {to}",
+        "{old} belongs {to}",
+        "scoot {old} over {to}",
+    ),
+}
+
+MORE_PHRASINGS = OBJECT_PHRASINGS | SCENE_PHRASINGS
+
+
+def wild_phrasings(kind: str, held_out: bool) -> tuple[str, ...]:
+    """All phrasings of one kind that training sees, or those that only the split `wild` shows."""
+    more = MORE_PHRASINGS[kind]
+    if held_out:
+        return more[-HELD_OUT:]
+    return (phrasings(kind, False) if kind in PHRASINGS else ()) + more[:-HELD_OUT]
+
+
+def clauses(kind: str) -> tuple[str, ...]:
+    """Short commands of one kind, fit to be joined by "and"."""
+    return PHRASINGS[kind][:4]

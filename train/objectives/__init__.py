@@ -1,0 +1,1 @@
+"""What is trained: modules that turn one raw batch into named losses."""

@@ -1,0 +1,52 @@
+"""Frozen networks beside what `python -m train.extract` has stored of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from scar.config import ScarConfig
+from scar.frozen import FrozenEncoders
+from scar.model import Batch
+from scar.prefix import Drop
+from scar.weights.checkpoint import load_tokenizer
+from train.data.batch import to_signed
+from train.data.extracted import RECORD, Partial, read_layout
+from train.recipe import Recipe
+
+NETWORKS = {"features": "encoder", "text": "text"}  # part that is stored -> what makes it
+
+
+def needless(recipe: Recipe) -> frozenset[str]:
+    """Which networks a run never calls: what is stored, unless grids are drawn with them. The
+    tokenizer is always there, as it is exported."""
+    if not recipe.extracted or recipe.grid_every:
+        return frozenset()
+    folder = Path(recipe.extracted)
+    stored = read_layout(folder).what if (folder / RECORD).is_file() else NETWORKS
+    return frozenset(NETWORKS[part] for part in stored if part in NETWORKS)
+
+
+def build_frozen(recipe: Recipe, config: ScarConfig) -> FrozenEncoders:
+    """The networks that a recipe needs, pretrained. Raises WeightsError as `load_tokenizer`."""
+    # Fresh weights are drawn afterwards: they must not depend on which networks are built.
+    with torch.random.fork_rng(devices=[]):
+        tokenizer = load_tokenizer(config.tokenizer, Path(recipe.tokenizer))
+        return FrozenEncoders(config, tokenizer, without=needless(recipe))
+
+
+def completed(frozen: FrozenEncoders, examples: Batch | Partial) -> Batch:
+    """Stored examples, with what is not stored computed from the images; no condition dropped."""
+    if isinstance(examples, Batch):
+        return examples
+    raw, found = examples.raw, dict(examples.stored)
+    if "source" not in found:
+        source, target = to_signed(raw.source), to_signed(raw.target)
+        before, after = frozen.features(source, target)
+        cells = frozen.changed_cells(before, after, raw.changed)
+        found |= {"source": before, "target": after, "changed": cells}
+    if "text" not in found:
+        found |= {"text": frozen.encode_text(raw.text), "label": raw.label}
+    none = torch.zeros_like(raw.label, dtype=torch.bool)
+    return Batch(**found, drop=Drop(none, none))
