@@ -43,10 +43,7 @@ def restore(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor]) -> None:
         _spread(optimizer.optimizer, memories)
         return
     weights = _weights(optimizer)
-    shapes = {
-        i: {torch.as_tensor(value).shape for value in m.values()} for i, m in memories.items()
-    }
-    if any(i >= len(weights) or weights[i].shape not in found for i, found in shapes.items()):
+    if not all(i < len(weights) and _fits(weights[i], memory) for i, memory in memories.items()):
         raise ValueError(
             "the moments of this checkpoint are in another order: a version that grouped weights "
             "in another way wrote it; go on with that one, or choose another out"
