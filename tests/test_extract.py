@@ -66,6 +66,7 @@ def test_grids_are_drawn_in_bf16(root, tmp_path):
         f"out={tmp_path}",
     ]
     words += ["size=64", "steps=1", "batch_size=2", "grid_every=1", "tasks={t2i: 1.0}"]
+    words += ["precision=bf16"]
     command = [sys.executable, "-m", "train", str(RECIPES / "toy/multi.yaml"), *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
