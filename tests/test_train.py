@@ -21,7 +21,7 @@ from scar.weights.checkpoint import (
 )
 from train.__main__ import main, train
 from train.data.samples import epoch_order
-from train.loop import checkpoints, moments
+from train.loop import checkpoints, optimizer_state
 from train.loop.ema import EMA
 from train.loop.muon import orthogonalised
 from train.loop.optimizer import build_optimizers, rate
@@ -250,7 +250,7 @@ def test_muon_in_fp32_does_what_torch_does_in_bf16():
                 layer.weight.grad = gradient
             muon.step()
         ends[precision] = [layer.weight.detach() for layer in module]
-        moments_after[precision] = moments.flatten(muon)
+        moments_after[precision] = optimizer_state.flatten(muon)
         assert (type(muon) is torch.optim.Muon) == (precision == "bf16")
     torch.testing.assert_close(moments_after["fp32"], moments_after["bf16"])
     for a, b, w in zip(ends["fp32"], ends["bf16"], start, strict=True):
@@ -284,7 +284,7 @@ def test_8_bit_moments_take_a_quarter_of_the_memory():
     [optimizer] = build_optimizers(recipe, layer)
     layer(torch.ones(1, 64)).sum().backward()
     optimizer.step()
-    state = moments.flatten(optimizer)
+    state = optimizer_state.flatten(optimizer)
     assert state["0.state1"].dtype == state["0.state2"].dtype == torch.uint8
     assert state["0.state1"].shape == layer.weight.shape
 
@@ -292,10 +292,10 @@ def test_8_bit_moments_take_a_quarter_of_the_memory():
 def poisoned(at: set[int]):
     """`gradients`, not a number at some steps."""
 
-    def compute(recipe, accelerator, wrapped, source, step):
-        losses = gradients(recipe, accelerator, wrapped, source, step)
+    def compute(recipe, accelerator, ddp_model, source, step):
+        losses = gradients(recipe, accelerator, ddp_model, source, step)
         if step in at:
-            next(p for p in wrapped.parameters() if p.grad is not None).grad.fill_(float("nan"))
+            next(p for p in ddp_model.parameters() if p.grad is not None).grad.fill_(float("nan"))
         return losses
 
     return compute
@@ -381,13 +381,13 @@ def test_moments_of_other_weights_are_refused():
     [optimizer] = build_optimizers(recipe, module)
     module(torch.ones(1, 2)).sum().backward()
     optimizer.step()
-    kept = moments.flatten(optimizer)
-    moments.restore(optimizer, kept)
+    kept = optimizer_state.flatten(optimizer)
+    optimizer_state.restore(optimizer, kept)
     swapped = {f"{1 - int(key[0])}{key[1:]}": value for key, value in kept.items()}
     further = {f"2{key[1:]}": value for key, value in kept.items()}
     for other in (swapped, further):
         with pytest.raises(ValueError, match="moments .* in another order"):
-            moments.restore(optimizer, other)
+            optimizer_state.restore(optimizer, other)
 
 
 def test_the_processes_of_a_node_share_a_loaded_checkpoint(tmp_path):

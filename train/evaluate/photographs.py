@@ -1,7 +1,7 @@
 """python -m train.evaluate.photographs OUT.png: an object added to photographs nobody trained on.
 
-The ten photographs are those of scikit-image's own data, by name; none is chosen by its result. Rows
-of the picture: photograph, region, result. The table says what the picture does not prove: that
+The ten photographs are of scikit-image's own data, by name; none is chosen by its result. Rows of
+the picture: photograph, region, result. The table says what the picture does not prove: that
 nothing outside of the region changed, and which object the frozen features find inside of it.
 """
 
