@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from preprocessors.preprocessor import Parameter, Preprocessor
-from scar.images import InputError
+from scar.errors import InputError
 
 
 def detect(rgb: np.ndarray, low: int, high: int) -> np.ndarray:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from preprocessors.weights import WeightsError
 from scar.assets import ASSETS
+from scar.errors import WeightsError
 
 if TYPE_CHECKING:
     from preprocessors.map_network import MapNetwork

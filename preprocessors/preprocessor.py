@@ -11,7 +11,9 @@ import numpy as np
 from PIL import Image
 
 from preprocessors import embedded, weights
-from scar.images import InputError, Source, check_size, open_image, to_rgb
+from scar.errors import InputError
+from scar.images import Source, check_size, open_image, to_rgb
+from scar.weights.pins import DETECTOR_PINS
 
 Backend = Literal["auto", "real", "embedded"]
 BACKENDS = ("auto", "real", "embedded")
@@ -124,7 +126,7 @@ class Preprocessor:
 
 def _real_status(name: str) -> Status:
     """Whether the real detector that loads the weights called `name` can draw."""
-    package = weights.PINNED[name].package
+    package = DETECTOR_PINS[name].runtime
     if find_spec(package) is None:
         return Status("missing", f"The Python package {package} is not installed.", "real")
     state = weights.state(name)
