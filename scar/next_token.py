@@ -155,8 +155,8 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """SwiGLU, W_2 (silu(W_1 x) * W_3 x). LlamaGen's hidden width is 8/3 D, rounded up to a multiple of
-    256."""
+    """SwiGLU, W_2 (silu(W_1 x) * W_3 x), with LlamaGen's hidden width: 8/3 D, rounded up to a
+    multiple of 256."""
 
     def __init__(self, config: NextTokenConfig):
         super().__init__()
