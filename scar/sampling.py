@@ -104,7 +104,7 @@ def decode(
         tokens.copy_(forced[0])
         mask.copy_(forced[1])
         drawn = _sets_with(~mask, sizes)
-    ramp = backbone.config.guidance_ramp
+    ramp = sampling.guidance_ramp
     scales = [guidance_at(sampling, index, len(sizes), ramp) for index in range(len(sizes))]
     guidance = torch.tensor(scales, device=device)
     places = steps.places(sum(sizes), device)

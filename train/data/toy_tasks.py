@@ -19,8 +19,8 @@ from torch import Tensor
 
 from preprocessors import canny, embedded
 from preprocessors.map_network import MapNetwork
+from scar.presets import configure
 from scar.toyscenes.dataset import Batch, PlacedObject, ToyScenes
-from scar.weights.checkpoint import configure
 from train.data.batch import RawBatch, to_signed
 from train.recipe import Recipe
 

@@ -27,14 +27,9 @@ from scar.config import ScarConfig
 from scar.frozen import FrozenEncoders
 from scar.model import Batch
 from scar.prefix import Drop
+from scar.presets import configure
 from scar.toyscenes.sprites import vocabulary
-from scar.weights.checkpoint import (
-    build_model,
-    build_tokenizer,
-    configure,
-    save_model,
-    save_tokenizer,
-)
+from scar.weights.checkpoint import build_model, build_tokenizer, save_model, save_tokenizer
 from scar.weights.convert import load_start
 from train.data.batch import RawBatch, to_signed
 from train.data.extracted import Partial
