@@ -15,8 +15,9 @@ from train.data.extracted import read_layout, shard_path
 from train.data.sources import open_source
 from train.dry_run import measure, memory_per_process, missing
 from train.extract import extract
+from train.objectives.build import build_objective
 from train.objectives.frozen import build_frozen, completed, needless
-from train.objectives.scar import ScarObjective, build_objective, encode_batch
+from train.objectives.scar import ScarObjective, encode_batch
 
 
 @pytest.fixture(scope="module")

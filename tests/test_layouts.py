@@ -18,7 +18,8 @@ from test_recipes import RECIPES, tiny
 
 from train.__main__ import train
 from train.data.sources import open_reader, open_source
-from train.objectives.scar import ScarObjective, build_objective
+from train.objectives.build import build_objective
+from train.objectives.scar import ScarObjective
 from train.recipe import Recipe
 
 CPU = torch.device("cpu")

@@ -59,9 +59,9 @@ def test_a_resumed_run_keeps_what_its_checkpoint_was_trained_with(
     monkeypatch, recipe, tmp_path, trained
 ):
     on_a_cpu_where(monkeypatch, 1.0, 2.0 if trained == "bf16" else 0.1)
-    facts = {"recipe": {"precision": trained}}
-    checkpoints.save(tmp_path / "checkpoints", 1, {}, facts, keep=2)
-    checkpoints.save(tmp_path / "checkpoints", 2, {}, facts, keep=2)
+    metadata = {"recipe": {"precision": trained}}
+    checkpoints.save(tmp_path / "checkpoints", 1, {}, metadata, keep=2)
+    checkpoints.save(tmp_path / "checkpoints", 2, {}, metadata, keep=2)
     (tmp_path / "checkpoints/step-00000002/trainer.json").write_text("{")
     assert resolve_precision(recipe).precision == trained
 

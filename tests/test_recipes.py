@@ -17,7 +17,7 @@ from scar.weights.checkpoint import build_model, build_tokenizer, save_model, sa
 from train.__main__ import main, train
 from train.data.sources import open_source
 from train.dry_run import measure, memory_per_process
-from train.objectives.scar import build_objective
+from train.objectives.build import build_objective
 from train.recipe import Recipe, load_recipe, scheduled
 
 RECIPES = Path("train/recipes")
