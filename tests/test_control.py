@@ -13,8 +13,9 @@ from PIL import Image
 from preprocessors import preprocess
 from scar import ScarPipeline
 from scar.__main__ import main as scar_main
+from scar.presets import configure
 from scar.toyscenes.dataset import ToyScenes
-from scar.weights.checkpoint import build_tokenizer, configure, load_config, save_tokenizer
+from scar.weights.checkpoint import build_tokenizer, load_config, save_tokenizer
 from train.__main__ import train
 from train.data.batch import to_signed
 from train.data.sources import ToyEdits, open_source

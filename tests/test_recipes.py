@@ -12,13 +12,8 @@ import torch
 from test_data import CPU, write_imagenet, write_jsonl, write_multigen
 
 from scar.config import Sampling
-from scar.weights.checkpoint import (
-    build_model,
-    build_tokenizer,
-    configure,
-    save_model,
-    save_tokenizer,
-)
+from scar.presets import configure
+from scar.weights.checkpoint import build_model, build_tokenizer, save_model, save_tokenizer
 from train.__main__ import main, train
 from train.data.sources import open_source
 from train.dry_run import measure, memory_per_process

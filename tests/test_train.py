@@ -12,13 +12,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from scar.weights.checkpoint import (
-    build_model,
-    build_tokenizer,
-    configure,
-    load_tokenizer,
-    save_tokenizer,
-)
+from scar.presets import configure
+from scar.weights.checkpoint import build_model, build_tokenizer, load_tokenizer, save_tokenizer
 from train.__main__ import main, train
 from train.data.samples import epoch_order
 from train.loop import checkpoints, optimizer_state

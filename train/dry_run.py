@@ -21,8 +21,9 @@ from preprocessors import PREPROCESSORS
 from scar.config import ScarConfig
 from scar.cross_entropy import LOGITS
 from scar.encoder import ENCODERS, VisualEncoder, feature_shape
+from scar.presets import configure
 from scar.text import TEXT_ENCODERS, TextEncoder
-from scar.weights.checkpoint import build_model, build_tokenizer, configure
+from scar.weights.checkpoint import build_model, build_tokenizer
 from scar.weights.pins import ENCODER_PINS
 from train.data.extracted import RECORD, Layout, read_layout
 from train.data.sources import open_reader

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from preprocessors import PREPROCESSORS
+from scar.presets import configure
 from scar.toyscenes.dataset import ToyScenes
-from scar.weights.checkpoint import configure
 from train.data.batch import RawBatch
 from train.data.extracted import Extracted, PartlyExtracted, read_layout
 from train.data.files import Listing, list_files, split_of
