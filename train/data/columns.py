@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from train.data.files import Listing
@@ -44,11 +45,21 @@ class Columns:
         return list(found.values())
 
 
+@dataclass(frozen=True)
+class SplitTables:
+    """Where the rows of a split lie, and what their columns are called."""
+
+    listing: Listing
+    split: str
+    images: Path | None = None  # what paths are relative to; None: the file that names them
+    renamed: dict[str, str] = field(default_factory=dict)  # role -> column
+
+
 class Table:
-    """A reader of rows; kinds of data say in `sample` what a row holds.
+    """A reader of rows; kinds of data say in `read` what a row holds.
 
     Args:
-        images: what paths are relative to; None: the file that names them.
+        names: role -> the usual names of its column.
 
     Raises:
         ValueError: the columns of this data set, or all of the first images, are missing.
@@ -57,9 +68,10 @@ class Table:
     required: tuple[str, ...]
     pictures: tuple[str, ...]  # those of `required` that are images
 
-    def __init__(self, rows: Rows, listing: Listing, columns: Columns, images: Path | None):
-        self.rows, self.columns, self.images = rows, columns, images
-        self.root, self.skipped = listing.root, listing.skipped
+    def __init__(self, rows: Rows, files: SplitTables, names: dict[str, tuple[str, ...]]):
+        self.rows, self.columns = rows, Columns(names, files.renamed)
+        self.root, self.skipped = files.listing.root, files.listing.skipped
+        self.images = files.images
         self.blocks, self.together = rows.blocks, rows.together
         if len(rows):
             self._check_first()

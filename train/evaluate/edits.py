@@ -40,7 +40,7 @@ from scar.toyscenes.sprites import sheet
 from train.data.batch import to_signed
 from train.evaluate.edit_metrics import (
     Bystanders,
-    Scenes,
+    EditExamples,
     background_psnr,
     changed_elsewhere,
     compared,
@@ -99,16 +99,16 @@ def evaluate_edits(pipe: ScarPipeline, arguments: Namespace) -> Figures:
     return by_row(columns)
 
 
-def load_scenes(pipe: ScarPipeline, arguments: Namespace) -> Scenes:
+def load_scenes(pipe: ScarPipeline, arguments: Namespace) -> EditExamples:
     toy = ToyScenes(arguments.split, pipe.size, arguments.objects, device=pipe.device)
     raw = [toy.batch(range(i, min(i + BATCH, arguments.n))) for i in range(0, arguments.n, BATCH)]
     source, target = (
         to_signed(torch.cat([getattr(b, f) for b in raw])) for f in ("source", "target")
     )
-    return Scenes(raw, source, target, torch.cat([b.mask for b in raw]))
+    return EditExamples(raw, source, target, torch.cat([b.mask for b in raw]))
 
 
-def given(scenes: Scenes) -> tuple[Tensor, list[str]]:
+def given(scenes: EditExamples) -> tuple[Tensor, list[str]]:
     """Sources, uint8 (n, 3, S, S), and instructions."""
     return torch.cat([batch.source for batch in scenes.raw]), scenes.all("instruction")
 
@@ -120,7 +120,11 @@ def reconstruct(tokenizer: torch.nn.Module, images: Tensor) -> tuple[Tensor, Ten
 
 
 def picture_figures(
-    features: Features, finder: SpriteFinder, others: Bystanders, scenes: Scenes, output: Tensor
+    features: Features,
+    finder: SpriteFinder,
+    others: Bystanders,
+    scenes: EditExamples,
+    output: Tensor,
 ) -> dict[str, float]:
     """What pictures, (n, 3, S, S) in [-1, 1], tell by themselves."""
     local = scenes.local.cpu()
@@ -165,7 +169,7 @@ def picture_figures(
 
 
 def edit_figures(
-    pipe: ScarPipeline, scenes: Scenes, edits: Edits, region: str | None, arguments: Namespace
+    pipe: ScarPipeline, scenes: EditExamples, edits: Edits, region: str | None, arguments: Namespace
 ) -> dict[str, float]:
     """What is known of edits beside their pictures."""
     sources, instructions = given(scenes)
@@ -183,7 +187,7 @@ def edit_figures(
 def control_figures(
     pipe: ScarPipeline,
     features: Features,
-    scenes: Scenes,
+    scenes: EditExamples,
     output: Tensor,
     region: str | None,
     arguments: Namespace,
@@ -233,7 +237,7 @@ def edit_table(figures: Figures) -> str:
 
 
 def draw_grid(
-    scenes: Scenes, outputs: dict[str, Tensor], path: Path, count: int = 24, per_row: int = 4
+    scenes: EditExamples, outputs: dict[str, Tensor], path: Path, count: int = 24, per_row: int = 4
 ) -> None:
     """Source, outputs and target of the first examples; the instructions go to a text file beside
     it."""
