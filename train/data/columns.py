@@ -9,7 +9,7 @@ from train.data.files import Listing
 from train.data.formats import Rows
 from train.data.samples import SampleError, foreign
 
-JUDGED_BY = 20  # rows, of which one must be readable, and the images of one be there
+CHECKED_ROWS = 20  # of which one must be readable, and the images of one be there
 
 
 class Columns:
@@ -94,10 +94,10 @@ class Table:
         return row, self.images or folder
 
     def _check_first(self) -> None:
-        """Judge the columns by the first row that can be read (one damaged row is no reason to
+        """Check the columns by the first row that can be read (one damaged row is no reason to
         stop), and the folder of images by the first ones."""
         rows = []
-        for i in range(min(len(self), JUDGED_BY)):
+        for i in range(min(len(self), CHECKED_ROWS)):
             try:
                 rows.append(self.row(i))
             except SampleError:
