@@ -29,8 +29,8 @@ from train.recipe import load_recipe
 
 RECIPES = Path("train/recipes")
 CPU = torch.device("cpu")
-MULTI = {"next-token": "toy_multi", "next-set": "toy_multi_next_set"}
-TOKENIZER = {"next-token": "toy_tokenizer", "next-set": "toy_tokenizer_next_set"}
+MULTI = {"next-token": "toy/multi", "next-set": "toy/multi_next_set"}
+TOKENIZER = {"next-token": "toy/tokenizer", "next-set": "toy/tokenizer_next_set"}
 SMALL = ["objects=8", "steps=2", "batch_size=2", "save_every=2", "grid_every=0", "threads=1"]
 SMALL += ["precision=fp32"]
 TINY_CODES = [
@@ -42,7 +42,7 @@ TINY_MODEL = ["model.backbone={layers: 1, heads: 2, width: 32}", *TINY_CODES]
 
 
 def multi(*overrides: str):
-    return load_recipe(RECIPES / "toy_multi.yaml", ["size=64", *overrides])
+    return load_recipe(RECIPES / "toy/multi.yaml", ["size=64", *overrides])
 
 
 @pytest.fixture(scope="module")

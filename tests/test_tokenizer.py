@@ -207,7 +207,7 @@ def test_a_tokenizer_of_other_shapes_is_no_start(tmp_path):
 def test_the_foreground_counts_more():
     """Of two recipes that see the same error, the weighted one minds it inside the mask more."""
     model = {"tokenizer": {"codebook_size": 64, "autoencoder": autoencoder()}}
-    recipe = replace(load_recipe(RECIPES / "toy_tokenizer.yaml"), model=model)
+    recipe = replace(load_recipe(RECIPES / "toy/tokenizer.yaml"), model=model)
     source = ToyScenes("train", 128, 8).batch(range(2))
     mask = torch.zeros_like(source.mask)
     mask[:, 32:64, 32:64] = True
@@ -232,7 +232,7 @@ def test_the_foreground_counts_more():
     assert error(4.0, inside) == pytest.approx(5 * error(4.0, outside))
 
 
-@pytest.mark.parametrize("recipe", ["toy_decoder", "toy_decoder_next_set"])
+@pytest.mark.parametrize("recipe", ["toy/decoder", "toy/decoder_next_set"])
 def test_a_decoder_learns_while_its_tokens_stay(recipe):
     model = {"tokenizer": {"codebook_size": 64, "autoencoder": autoencoder()}}
     recipe = replace(load_recipe(RECIPES / f"{recipe}.yaml"), model=model, init="")

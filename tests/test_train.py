@@ -76,7 +76,7 @@ def assert_close(out: Path, expected: Path, tolerance: float) -> None:
         assert row == pytest.approx(other, rel=tolerance)
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=str)
 def test_every_recipe_is_valid(path):
     recipe = load_recipe(path)
     assert recipe.about

@@ -20,7 +20,7 @@ from scar.frozen import FrozenEncoders
 from scar.model import Batch
 from scar.prefix import Drop
 from scar.weights.checkpoint import build_model, save_model, save_tokenizer
-from scar.weights.convert import load_start
+from scar.weights.convert import FRESH, load_start
 from train.data.batch import RawBatch, to_signed
 from train.data.extracted import Partial
 from train.objectives.frozen import build_frozen, completed
@@ -44,7 +44,8 @@ class ScarObjective(nn.Module):
 
     def start(self, source: Source) -> None:
         if self.recipe.init:
-            fresh = load_start(self.model, Path(self.recipe.init))
+            ignore = self.recipe.init_ignore
+            fresh = load_start(self.model, Path(self.recipe.init), ignore)
             print(f"started from {self.recipe.init}; fresh: {', '.join(fresh) or 'nothing'}")
 
     def trainable(self) -> nn.Module:
@@ -96,7 +97,12 @@ class ScarObjective(nn.Module):
 
 
 def prepare_backbone(recipe: Recipe, backbone: nn.Module) -> None:
-    """Apply `gradient_checkpointing` and `compile`, in place; names of weights stay the same."""
+    """Apply `train_only`, `gradient_checkpointing` and `compile`, in place; names of weights stay
+    the same."""
+    if recipe.train_only == "prefix":
+        for name, weight in backbone.named_parameters():
+            # VAR's positions and levels of the prefix are fresh, and learn.
+            weight.requires_grad_(f"backbone.{name}".startswith(FRESH))
     if recipe.gradient_checkpointing:
         for block in (part for part in backbone.modules() if isinstance(part, BLOCKS)):
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
