@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
         "--region",
         default="auto",
         metavar="auto|none|FILE",
-        help="where the image may change: as the model foresees, everywhere, or an image, white "
+        help="where the image may change: as the model predicts, everywhere, or an image, white "
         "or opaque where it may (default: auto)",
     )
     _add_model(edit)
@@ -103,7 +103,7 @@ def _generate(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Refuse before anything is loaded what could only fail after the run."""
+    """Check before anything is loaded what would otherwise fail after the run."""
     from scar.images import check_output
 
     check_output(arguments.output)
