@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from scar.assets import EMBEDDED
-from scar.presets import PRESETS
 from scar.encoder import feature_shape
 from scar.prefix import DropMask, TextEmbedding
+from scar.presets import PRESETS
 from scar.sampling import EagerRunner, cfg_rows, guide
 from scar.text import text_width
 from scar.weights.checkpoint import build_model, build_tokenizer, load_config

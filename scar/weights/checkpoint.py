@@ -35,8 +35,6 @@ TOKENIZERS = {VQConfig: VQTokenizer, MultiScaleVQConfig: MultiScaleVQTokenizer}
 BACKBONES = {NextTokenConfig: NextTokenTransformer, NextSetConfig: NextSetTransformer}
 
 
-
-
 def usable_device(name: str) -> torch.device:
     """The device called `name`, for "auto" CUDA where it can be used.
 
