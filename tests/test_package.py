@@ -97,6 +97,16 @@ def test_the_console_script_is_the_command_line(capsys):
     assert end.value.code == 0 and "edit" in capsys.readouterr().out
 
 
+def test_without_the_extra_demo_the_studio_says_what_to_install():
+    code = "import sys; sys.modules['gradio'] = None; from scar.__main__ import main; "
+    command = [sys.executable, "-c", code + "sys.exit(main(['bench', 'ui']))"]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert answer.returncode == 1
+    assert answer.stderr.strip() == (
+        "error: The studio needs the package gradio; install scar with the extra demo."
+    )
+
+
 @pytest.mark.parametrize(
     ("folder", "extra", "ours"),
     [
