@@ -19,7 +19,12 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 # Imported under another name than the package has.
-PACKAGES = {"PIL": "pillow", "cv2": "opencv-python-headless", "yaml": "pyyaml"}
+PACKAGES = {
+    "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "yaml": "pyyaml",
+    "skimage": "scikit-image",
+}
 # Asked for by those who use them only: a message or a condition stands before each import.
 OPTIONAL = {"bitsandbytes", "playwright", "spaces", "wandb"}
 
