@@ -7,12 +7,14 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from scar.errors import ScarError
+
 
 def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return arguments.run(arguments)
-    except (ValueError, OSError) as error:
+    except ScarError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

@@ -12,6 +12,8 @@ import types
 import typing
 from dataclasses import dataclass, field, replace
 
+from scar.errors import InputError
+
 
 @dataclass(frozen=True)
 class EncoderConfig:
@@ -194,9 +196,9 @@ MAX_SEED = 2**31 - 1  # of a run; the studio, the command line and the pipeline 
 
 
 def check_seed(seed: int) -> int:
-    """`seed`; raises ValueError unless it is from 0 to `MAX_SEED`."""
+    """`seed`; raises InputError unless it is from 0 to `MAX_SEED`."""
     if not 0 <= seed <= MAX_SEED:
-        raise ValueError(f"The seed must lie between 0 and {MAX_SEED}.")
+        raise InputError(f"The seed must lie between 0 and {MAX_SEED}.")
     return seed
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from scar.attention import set_mask, set_of
 from scar.config import Sampling
-from scar.prefix import Drop, Prefix, TextEmbedding
+from scar.prefix import DropMask, Prefix, TextEmbedding
 from scar.sampling import guidance_at
 from scar.tokenizer import nearest
 from scar.weights.checkpoint import build_model, build_tokenizer, configure
@@ -52,7 +52,7 @@ def prefix_of(model, seed=2, label=(-1, 3), words=(4, 2)) -> Prefix:
     valid = torch.stack([torch.arange(4) >= 4 - count for count in words])
     text = TextEmbedding(torch.randn(2, 4, 384, generator=generator) * valid[..., None], valid)
     none = torch.zeros(2, dtype=torch.bool)
-    drop = Drop(none, none)
+    drop = DropMask(none, none)
     return model.conditioner(model.compressor(features), text, torch.tensor(label), drop)
 
 
@@ -152,7 +152,7 @@ def test_early_pictures_are_coarse_versions_of_the_final_one():
         tokenizer.codebook.weight.copy_(2 * torch.rand(4096, 3) - 1)
         tokens = tokenizer.quantise(picture)[0]
         ends = torch.tensor(SETS).cumsum(0).tolist()
-        canvases = [tokenizer.canvas(tokens[:, :end]) for end in ends]
+        canvases = [tokenizer.sum_scales(tokens[:, :end]) for end in ends]
     assert tokens.shape == (1, 680)
     errors = [(canvas - picture).square().mean().item() for canvas in canvases]
     assert all(later < earlier for earlier, later in zip(errors, errors[1:], strict=False))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scar.frozen import FrozenEncoders
-from scar.prefix import Drop
+from scar.prefix import DropMask
 from scar.weights.checkpoint import build_tokenizer, configure
 from train.loop import checkpoints, precision
 from train.loop.precision import resolve_precision, seconds_per_pass
@@ -78,7 +78,7 @@ def test_a_bf16_run_gets_the_tokens_of_an_fp32_one():
         frozen = FrozenEncoders(config, build_tokenizer(config.tokenizer), pretrained=False)
         images, none = torch.rand(2, 3, 128, 128) * 2 - 1, torch.zeros(2, dtype=torch.bool)
         label, weights = torch.zeros(2, dtype=torch.long), torch.ones(2, 1)
-        given = (images, images, ["", ""], label, Drop(none, none), weights, None)
+        given = (images, images, ["", ""], label, DropMask(none, none), weights, None)
         plain = frozen.batch(*given)
         with torch.autocast("cpu", torch.bfloat16):
             mixed = frozen.batch(*given)

@@ -84,12 +84,12 @@ def test_raster_preview_shows_drawn_cells_on_the_backdrop():
 def test_scales_add_up_and_approach_the_latents():
     config, tokenizer = tiny("toy-next-set")
     f = tokenizer.quant_conv(tokenizer.encoder(images(config)))
-    # A codebook made of the residuals themselves: every scale must then bring the canvas closer.
+    # A codebook made of the residuals themselves: every scale must then bring f_hat closer.
     tokenizer.codebook.weight.copy_(f.movedim(1, -1).flatten(0, 2)[:64])
-    tokens, canvas, _ = tokenizer.quantise(f)
-    assert torch.allclose(tokenizer.canvas(tokens), canvas, atol=1e-5)
-    first = tokenizer.canvas(tokens[:, :1])
-    assert (f - canvas).norm() < (f - first).norm()
+    tokens, f_hat, _ = tokenizer.quantise(f)
+    assert torch.allclose(tokenizer.sum_scales(tokens), f_hat, atol=1e-5)
+    first = tokenizer.sum_scales(tokens[:, :1])
+    assert (f - f_hat).norm() < (f - first).norm()
 
 
 def test_gradients_pass_the_quantiser():

@@ -20,9 +20,10 @@ from torch import nn
 from preprocessors import PREPROCESSORS
 from scar.config import ScarConfig
 from scar.cross_entropy import LOGITS
-from scar.encoder import ENCODERS, REVISIONS, VisualEncoder, feature_shape
+from scar.encoder import ENCODERS, VisualEncoder, feature_shape
 from scar.text import TEXT_ENCODERS, TextEncoder
 from scar.weights.checkpoint import build_model, build_tokenizer, configure
+from scar.weights.pins import ENCODER_PINS
 from train.data.extracted import RECORD, Layout, read_layout
 from train.data.sources import open_reader
 from train.objectives.frozen import needless
@@ -167,14 +168,14 @@ def _stored(recipe: Recipe) -> Layout | None:
 def _missing_encoders(config: ScarConfig, without: frozenset[str]) -> list[str]:
     found = []
     name, spec = config.encoder.name, ENCODERS[config.encoder.name]
-    files, pin = ("model.safetensors", "pytorch_model.bin"), REVISIONS.get(name, "main")
+    files, pin = ("model.safetensors", "pytorch_model.bin"), ENCODER_PINS[name].revision or "main"
     is_here = any(_cached(f"timm/{spec.timm_name}", file, pin) for file in files)
     if not spec.stages and not is_here and "encoder" not in without:
         found.append(f"encoder: {spec.timm_name} will be downloaded from the Hub")
     if config.condition.text_encoder != "none" and "text" not in without:
-        text = TEXT_ENCODERS[config.condition.text_encoder]
-        if text.revision and not _cached(text.source, "config.json", text.revision):
-            found.append(f"text encoder: {text.source} will be downloaded from the Hub")
+        text = TEXT_ENCODERS[config.condition.text_encoder].pin
+        if text.revision and not _cached(text.repo, "config.json", text.revision):
+            found.append(f"text encoder: {text.repo} will be downloaded from the Hub")
     return found
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
-from scar.images import InputError
+from scar.errors import InputError
 from scar.studio import views
 from scar.studio.about import AboutTab
 from scar.studio.api import PublicApi

@@ -15,7 +15,7 @@ from typing import Any
 from huggingface_hub import constants
 from PIL import Image
 
-from scar.images import InputError
+from scar.errors import InputError, ScarError
 from scar.studio.session import AS_IT_IS, Progress, Result, Settings, run_edit, run_generate
 from scar.studio.zero_gpu import on_gpu
 
@@ -85,7 +85,7 @@ class Library:
                 self._models[name] = _warm(load())
             except Exception as error:
                 reason = (str(error).splitlines() or ["no reason was given"])[0]
-                is_known = type(error).__name__ == "WeightsError"  # its message says it all
+                is_known = isinstance(error, ScarError)  # its message says it all
                 log.error("cannot load '%s': %s", name, reason, exc_info=not is_known)
                 reason = FOLDERS.sub("", reason).rstrip(".")
                 self._problems[name] = f"The model '{name}' cannot be loaded: {reason}."

@@ -26,7 +26,7 @@ from scar.config import (
     from_dict,
     to_dict,
 )
-from scar.errors import InputError
+from scar.errors import InputError, WeightsError
 from scar.model import SCAR
 from scar.next_set import NextSetTransformer
 from scar.next_token import NextTokenTransformer
@@ -36,10 +36,6 @@ SHARD_BYTES = 9_500_000  # a Space refuses files over 10 MB
 
 TOKENIZERS = {VQConfig: VQTokenizer, MultiScaleVQConfig: MultiScaleVQTokenizer}
 BACKBONES = {NextTokenConfig: NextTokenTransformer, NextSetConfig: NextSetTransformer}
-
-
-class WeightsError(ValueError):
-    """Weights or a config are missing, damaged, or of another model; the message says which."""
 
 
 def configure(preset: str, changes: dict | None = None) -> ScarConfig:

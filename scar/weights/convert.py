@@ -23,9 +23,9 @@ from torch import nn
 from tqdm import tqdm
 
 from scar.config import ScarConfig, to_dict
+from scar.errors import WeightsError
 from scar.model import SCAR
 from scar.weights.checkpoint import (
-    WeightsError,
     build_model,
     build_tokenizer,
     configure,

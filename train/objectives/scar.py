@@ -26,7 +26,7 @@ from scar import next_set, next_token
 from scar.config import ScarConfig
 from scar.frozen import FrozenEncoders
 from scar.model import Batch
-from scar.prefix import Drop
+from scar.prefix import DropMask
 from scar.toyscenes.sprites import vocabulary
 from scar.weights.checkpoint import (
     build_model,
@@ -296,14 +296,16 @@ def encode_batch(
         target,
         raw.text,
         raw.label,
-        Drop(none, none),
+        DropMask(none, none),
         weights,
         raw.changed,
     )
 
 
-def guidance_drop(recipe: Recipe, count: int, device: torch.device) -> Drop:
+def guidance_drop(recipe: Recipe, count: int, device: torch.device) -> DropMask:
     """Which examples lose both conditions, the image only, or the text only."""
     u = torch.rand(count, device=device)
     both, image = recipe.drop_both, recipe.drop_both + recipe.drop_image
-    return Drop(image=u < image, text=(u < both) | ((u >= image) & (u < image + recipe.drop_text)))
+    return DropMask(
+        image=u < image, text=(u < both) | ((u >= image) & (u < image + recipe.drop_text))
+    )
