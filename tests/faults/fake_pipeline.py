@@ -6,7 +6,6 @@ block, so that tests of the studio and of its faults are fast and their answers 
 
 import time
 from collections import deque
-from dataclasses import dataclass, field
 from types import SimpleNamespace
 from zlib import crc32
 
@@ -14,21 +13,7 @@ import numpy as np
 from PIL import Image
 
 from scar.errors import InputError
-
-
-@dataclass(frozen=True)
-class Output:
-    """`scar.Output`, which would import torch."""
-
-    image: Image.Image
-    seed: int
-    seconds: float
-    step: int
-    total: int
-    tokens: int
-    drawn: int = 0
-    region: Image.Image | None = None
-    timings: dict = field(default_factory=dict)
+from scar.output import Output
 
 
 class FakePipeline:
