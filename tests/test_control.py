@@ -18,7 +18,7 @@ from scar.weights.checkpoint import build_tokenizer, configure, load_config, sav
 from train.__main__ import train
 from train.data.batch import to_signed
 from train.data.sources import ToyEdits, open_source
-from train.data.toy_tasks import KINDS, TASKS, ControlMaps, ToyTasks, showing_main
+from train.data.toy_tasks import CONTROLS, TASKS, ControlMaps, ToyTasks, main_object_views
 from train.evaluate import __main__ as evaluate
 from train.evaluate import control as evaluate_control
 from train.evaluate.classifier import accuracy, open_classifier
@@ -28,8 +28,8 @@ from train.recipe import load_recipe
 
 RECIPES = Path("train/recipes")
 CPU = torch.device("cpu")
-MULTI = {"next-token": "toy_multi", "next-set": "toy_multi_next_set"}
-TOKENIZER = {"next-token": "toy_tokenizer", "next-set": "toy_tokenizer_next_set"}
+MULTI = {"next-token": "toy/multi", "next-set": "toy/multi_next_set"}
+TOKENIZER = {"next-token": "toy/tokenizer", "next-set": "toy/tokenizer_next_set"}
 SMALL = ["objects=8", "steps=2", "batch_size=2", "save_every=2", "grid_every=0", "threads=1"]
 SMALL += ["precision=fp32"]
 TINY_CODES = [
@@ -41,7 +41,7 @@ TINY_MODEL = ["model.backbone={layers: 1, heads: 2, width: 32}", *TINY_CODES]
 
 
 def multi(*overrides: str):
-    return load_recipe(RECIPES / "toy_multi.yaml", ["size=64", *overrides])
+    return load_recipe(RECIPES / "toy/multi.yaml", ["size=64", *overrides])
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def tasks() -> ToyTasks:
 
 @pytest.fixture(scope="module")
 def pictures():
-    return showing_main(ToyScenes("test", 128, 48).batch(range(5)))
+    return main_object_views(ToyScenes("test", 128, 48).batch(range(5)))
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_tasks_and_kinds_come_in_the_recipes_shares(tasks):
     counts = {name: names.count(name) / 4000 for name in TASKS}
     assert counts == pytest.approx({"edit": 0.6, "t2i": 0.2, "c2i": 0.2}, abs=0.03)
     kinds = [kind for _, kind in drawn]
-    assert all(kinds.count(kind) == pytest.approx(800, abs=120) for kind in KINDS)
+    assert all(kinds.count(kind) == pytest.approx(800, abs=120) for kind in CONTROLS)
     other = ToyTasks(multi("seed=1"), "train", CPU)
     assert [other.draw(i) for i in range(20)] != drawn[:20]
 
@@ -73,7 +73,7 @@ def test_tasks_and_kinds_come_in_the_recipes_shares(tasks):
 def test_each_task_has_its_own_condition(tasks):
     indices = range(48)
     raw, scene = tasks.batch(indices), tasks.scenes.batch(indices)
-    edits, shown = ToyEdits(multi(), "train", CPU).batch(indices), showing_main(scene)
+    edits, shown = ToyEdits(multi(), "train", CPU).batch(indices), main_object_views(scene)
     seen = set()
     for row, (task, _) in enumerate(map(tasks.draw, indices)):
         seen.add(task)
@@ -103,14 +103,14 @@ def test_an_example_depends_on_its_index_alone(tasks):
 
 def test_the_picture_shows_the_object_that_the_label_names():
     scene = ToyScenes("train", 64, 48, families=["remove"]).batch(range(4))
-    shown = showing_main(scene)
+    shown = main_object_views(scene)
     assert torch.equal(shown.images, scene.source) and shown.caption == scene.source_caption
     assert [o.sprite for o in shown.main] == scene.label.tolist()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CONTROLS)
 def test_maps_are_those_of_the_preprocessors(maps, pictures, kind):
-    image = pictures.images[KINDS.index(kind)]
+    image = pictures.images[CONTROLS.index(kind)]
     drawn = maps(image[None], [kind])[0]
     picture = Image.fromarray(image.movedim(0, -1).numpy())
     backend = "real" if kind == "canny" else "embedded"
@@ -191,7 +191,7 @@ def few_examples(tmp_path_factory):
 def test_the_classifier_names_objects_and_is_kept(few_examples):
     features = Features()
     classifier = few_examples(features, 128, 8)
-    scenes = showing_main(ToyScenes("validation", 128, 8).batch(range(20)))
+    scenes = main_object_views(ToyScenes("validation", 128, 8).batch(range(20)))
     images = to_signed(scenes.images)
     assert accuracy(classifier, images, scenes.objects) > 0.9
     assert accuracy(classifier, images.roll(1, 0), scenes.objects) < 0.6

@@ -1,9 +1,7 @@
 """From files to batches: decoding, joint cropping, shuffling, and what happens to damaged samples.
 
-A reader gives `len(reader)`, `reader.read(i) -> Sample`, `reader.name(i)` for messages, the blocks
-it is shuffled by and a `fingerprint()`. `Samples` turns one into the source the loop asks.
-Everything is a function of the recipe's seed and the index asked for, so that a run can stop, move
-and go on.
+`Samples` turns a `Reader` into the `Source` that the loop asks. Everything is a function of the
+recipe's seed and the index asked for, so that a run can stop, move and resume.
 """
 
 from __future__ import annotations
@@ -27,6 +25,7 @@ from preprocessors import preprocess
 from scar.images import decode, to_rgb
 from train.data.batch import RawBatch
 from train.data.formats import BLOCKS_TOGETHER
+from train.protocols import Reader
 from train.recipe import Recipe, bounded_seed
 
 FAULTS_ALLOWED = 0.01  # share of the samples read; one is always allowed
@@ -92,7 +91,7 @@ class Samples:
 
     def __init__(
         self,
-        reader,
+        reader: Reader,
         recipe: Recipe,
         train: bool,
         device: torch.device,
@@ -103,6 +102,8 @@ class Samples:
         self.reader, self.recipe, self.train, self.device = reader, recipe, train, device
         self.remap = remap
         self.order = lru_cache(2)(self._order)
+        # Threads, not a DataLoader's processes: each of those would hold an index and up to 1 GB
+        # of row groups of its own, and the share of damaged samples is counted over all.
         self.pool = ThreadPoolExecutor(max(recipe.workers, 1), "samples")
         self.ahead: dict[int, Future] = {}
         self.last = None

@@ -1,4 +1,4 @@
-"""Opens the data of a recipe: an object whose `batch(indices)` gives a RawBatch on the device."""
+"""Opens the data of a recipe, as a `Source` of batches on the device or as a `Reader`."""
 
 from __future__ import annotations
 
@@ -22,17 +22,14 @@ from train.data.rows import NoSplitError, tables
 from train.data.samples import Samples
 from train.data.seed_edit import SeedEdit
 from train.data.toy_tasks import ToyTasks
+from train.protocols import Reader, Source
 from train.recipe import Recipe
 
 DATA = ("toy", "imagenet", "multigen", "seed-edit")
-Reader = ImageNet | LabelledRows | MultiGen | SeedEdit | HeldOut
 
 
-def open_source(
-    recipe: Recipe, split: str, device: torch.device
-) -> ToyEdits | ToyTasks | Samples | Extracted | PartlyExtracted:
-    """Args:
-    split: "train" (shuffled, cropped at random) or "validation".
+def open_source(recipe: Recipe, split: str, device: torch.device) -> Source:
+    """The batches of a split, "train" (shuffled, cropped at random) or "validation".
 
     Raises:
         ValueError: a data source that does not exist, or whose folder is not in its layout.
@@ -43,11 +40,6 @@ def open_source(
         kind = ToyEdits if set(recipe.tasks) == {"edit"} else ToyTasks
         return kind(recipe, split, device)
     return Samples(open_reader(recipe, split), recipe, split == "train", device)
-
-
-def fingerprint(source) -> dict:
-    """What tells data from other data; empty where they are drawn, as the recipe says."""
-    return source.fingerprint() if hasattr(source, "fingerprint") else {}
 
 
 def open_reader(recipe: Recipe, split: str) -> Reader:
@@ -148,3 +140,6 @@ class ToyEdits:
         return RawBatch(
             scene.source, scene.target, scene.instruction, label, scene.mask, scene.mask
         )
+
+    def fingerprint(self) -> dict:
+        return {}  # the recipe decides them

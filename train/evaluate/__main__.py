@@ -12,33 +12,32 @@ import argparse
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 from scar import ScarPipeline
 from scar.config import Sampling
-from scar.sampling import SamplingError
 from scar.toyscenes.dataset import SPLITS
 from scar.toyscenes.sprites import vocabulary
+from train.command import exit_code
 from train.evaluate.control import control_table, evaluate_control
 from train.evaluate.edits import REGIONS, edit_table, evaluate_edits
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = parse(argv)
-    try:
-        pipe = ScarPipeline.from_pretrained(arguments.model, paradigm=arguments.paradigm)
-        if arguments.task == "toy_control":
-            figures = evaluate_control(pipe, arguments)
-            print(control_table(figures))
-        else:
-            figures = evaluate_edits(pipe, arguments)
-            print(edit_table(figures))
-    except (ValueError, SamplingError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return exit_code(partial(evaluate, parse(argv)))
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    pipe = ScarPipeline.from_pretrained(arguments.model, paradigm=arguments.paradigm)
+    if arguments.task == "toy_control":
+        figures = evaluate_control(pipe, arguments)
+        print(control_table(figures))
+    else:
+        figures = evaluate_edits(pipe, arguments)
+        print(edit_table(figures))
     if arguments.out:
         arguments.out.write_text(json.dumps(figures, indent=1) + "\n")
-    return 0
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from scar import ScarPipeline
 from scar.toyscenes.dataset import PlacedObject, ToyScenes
 from train.data.batch import to_signed
-from train.data.toy_tasks import KINDS, ControlMaps, showing_main
+from train.data.toy_tasks import CONTROLS, ControlMaps, main_object_views
 from train.evaluate.classifier import ObjectClassifier, accuracy, open_classifier
 from train.evaluate.control_metrics import edge_f1, frechet_distance, rmse, structural_similarity
 from train.evaluate.generate import BATCH, generate_all
@@ -85,11 +85,11 @@ def load_conditions(
 ) -> Conditions:
     scenes = ToyScenes(arguments.split, pipe.size, arguments.objects, device=pipe.device)
     parts = [
-        showing_main(scenes.batch(range(i, min(i + BATCH, arguments.n))))
+        main_object_views(scenes.batch(range(i, min(i + BATCH, arguments.n))))
         for i in range(0, arguments.n, BATCH)
     ]
     images = torch.cat([part.images for part in parts])
-    kinds = [KINDS[i % len(KINDS)] for i in range(len(images))]
+    kinds = [CONTROLS[i % len(CONTROLS)] for i in range(len(images))]
     return Conditions(
         to_signed(images),
         maps(images, kinds),
