@@ -7,8 +7,8 @@ import inspect
 import numpy as np
 import pytest
 from faults.fake_pipeline import FakePipeline
+from helpers.tiny import PARADIGMS, picture
 from PIL import Image
-from test_pipeline import PARADIGMS, folder, picture, pipes  # noqa: F401
 
 from scar import ScarPipeline
 from scar.errors import InputError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.tiny import TINY
 
 from scar.attention import set_mask, set_of
 from scar.config import Sampling
@@ -15,8 +16,8 @@ from scar.weights.checkpoint import build_model, build_tokenizer, configure
 
 SCALES = [1, 2, 3, 4, 5, 6, 8, 10, 13, 16]
 SETS = [side * side for side in SCALES]
-TINY = {
-    "backbone": {"layers": 2, "heads": 2, "width": 32},
+TEN_SCALES = {
+    "backbone": TINY["backbone"],
     "encoder": {"name": "efficientnet-lite0", "image_size": 64},
     "condition": {"classes": 5, "text_encoder": "minilm-l6", "text_slots": 4},
     "tokenizer": {
@@ -33,7 +34,7 @@ TINY = {
 def parts():
     """(model, tokenizer) with every weight random, so that nothing is hidden by a zero."""
     torch.manual_seed(0)
-    config = configure("var-d12", TINY)
+    config = configure("var-d12", TEN_SCALES)
     model, tokenizer = build_model(config), build_tokenizer(config.tokenizer)
     for module in (model, tokenizer):
         for parameter in module.parameters():
@@ -140,7 +141,10 @@ def test_class_and_pooled_text_both_modulate_the_blocks(parts):
 def test_early_pictures_are_coarse_versions_of_the_final_one():
     """Latents of growing sharpness: each preview is nearer to the image, none is a detail of it."""
     torch.manual_seed(3)
-    changes = {**TINY, "tokenizer": {**TINY["tokenizer"], "codebook_size": 4096, "code_dim": 3}}
+    changes = {
+        **TEN_SCALES,
+        "tokenizer": {**TEN_SCALES["tokenizer"], "codebook_size": 4096, "code_dim": 3},
+    }
     tokenizer = build_tokenizer(configure("var-d12", changes).tokenizer).eval()
     for phi in tokenizer.phi:  # the plain residual pyramid
         torch.nn.init.dirac_(phi.weight)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.tiny import PARADIGMS, picture
 from PIL import Image
 
 from scar import ScarPipeline
@@ -19,46 +19,7 @@ from scar.inputs import CACHE_SIZE
 from scar.sampling import SamplingError
 from scar.weights.checkpoint import (
     WeightsError,
-    build_model,
-    build_tokenizer,
-    configure,
-    save_model,
-    save_tokenizer,
 )
-
-TINY = {
-    "backbone": {"layers": 1, "heads": 2, "width": 32},
-    "tokenizer": {"codebook_size": 64, "autoencoder": {"channels": [32, 32], "latent": 16}},
-    "condition": {"classes": 3},
-    "class_names": ["cat", "dog", "tree"],
-}
-PARADIGMS = ("next-token", "next-set")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """A folder with both paradigms, like the embedded one."""
-    root = tmp_path_factory.mktemp("model")
-    for paradigm in PARADIGMS:
-        torch.manual_seed(0)
-        config = configure(f"toy-{paradigm}", TINY)
-        model, tokenizer = build_model(config), build_tokenizer(config.tokenizer)
-        for name, parameter in model.named_parameters():
-            if "output" in name or "head." in name:
-                torch.nn.init.normal_(parameter, std=0.3)
-        save_model(model, config, root / paradigm)
-        save_tokenizer(tokenizer, root / paradigm)
-    return root
-
-
-@pytest.fixture(scope="module")
-def pipes(folder) -> dict[str, ScarPipeline]:
-    return {p: ScarPipeline.from_pretrained(folder, paradigm=p, device="cpu") for p in PARADIGMS}
-
-
-def picture(width: int = 96, height: int = 64, seed: int = 0) -> Image.Image:
-    noise = np.random.default_rng(seed).integers(0, 255, (8, 8, 3), dtype=np.uint8)
-    return Image.fromarray(noise).resize((width, height))
 
 
 @pytest.mark.parametrize("paradigm", PARADIGMS)
