@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -92,6 +94,19 @@ def test_training_inputs_are_what_decoding_reads(parts, tokens):
     ends = torch.tensor(SETS).cumsum(0).tolist()[:-1]
     stepwise = torch.cat([tokenizer.next_input(tokens[:, :end]) for end in ends], dim=1)
     assert torch.equal(tokenizer.inputs(tokens), stepwise)
+
+
+def test_inputs_are_the_sum_of_the_coarser_scales_at_the_size_of_the_next(parts, tokens):
+    tokenizer = deepcopy(parts[1])
+    for phi in tokenizer.phi:  # u_k is half of the upsampled codes
+        torch.nn.init.zeros_(phi.weight)
+        torch.nn.init.zeros_(phi.bias)
+    total, expected = torch.zeros(2, 8, 16, 16), []
+    for part, side, after in zip(tokens.split(SETS, dim=1), SCALES, SCALES[1:], strict=False):
+        codes = tokenizer.codebook.weight[part].view(2, side, side, 8).permute(0, 3, 1, 2)
+        total = total + F.interpolate(codes, 16, mode="bicubic") / 2
+        expected.append(F.adaptive_avg_pool2d(total, after).flatten(2).mT)
+    torch.testing.assert_close(tokenizer.inputs(tokens), torch.cat(expected, dim=1))
 
 
 @pytest.mark.parametrize("scale", range(10))

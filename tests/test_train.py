@@ -132,6 +132,25 @@ def test_memory_and_speed_fields_change_nothing_learned(fields, plain, tokenizer
     assert tensors["model"].keys() == expected["model"].keys()
 
 
+def module_calls(recipe) -> int:
+    """Of a run, forward passes of modules of any kind."""
+    calls = []
+    hook = torch.nn.modules.module.register_module_forward_hook(lambda *_: calls.append(None))
+    train(recipe)
+    hook.remove()
+    return len(calls)
+
+
+def test_memory_and_speed_fields_take_hold(tokenizer_folder, tmp_path):
+    fused = load_recipe(RECIPES / "toy/edit.yaml", ["fused=true"])
+    assert build_optimizers(fused, torch.nn.Linear(2, 2))[0].defaults["fused"]
+    once, again = (
+        module_calls(edit_recipe(tokenizer_folder, tmp_path / field, "steps=1", field))
+        for field in ("gradient_checkpointing=false", "gradient_checkpointing=true")
+    )
+    assert again > once  # blocks run a second time on the way back
+
+
 LLAMAGEN_DECAYS = """
 compressor.conv  conditioner.visual  conditioner.text_in  conditioner.text_out
 conditioner.class_table  upsampler.expand  upsampler.refine  region.conv1  region.conv2
