@@ -14,7 +14,7 @@ tokens of one scale of a `MultiScaleVQTokenizer`.
 
 Letters: B batch, R = B rows of the backbone, or 2 B under guidance (conditional rows, then
 unconditional ones), P prefix slots, N tokens of an image, n tokens of one set, m tokens so far,
-D width, V codes.
+D width, V codes, d channels of a code.
 """
 
 from __future__ import annotations
@@ -233,7 +233,8 @@ def cfg_rows(sampling: Sampling) -> int:
 
 
 def guidance_schedule(sampling: Sampling, backbone: Backbone) -> Tensor:
-    """s of each set, (sets,)."""
+    """s of each set, (sets,). Constant or a ramp is a field of the backbone's config: LlamaGen
+    samples with the one, VAR with the other."""
     count, ramp = len(backbone.set_sizes), backbone.config.guidance_ramp
     return torch.tensor([guidance_at(sampling, index, count, ramp) for index in range(count)])
 
