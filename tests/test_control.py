@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from skimage import metrics
 
 from preprocessors import preprocess
 from scar import ScarPipeline
 from scar.__main__ import main as scar_main
+from scar.presets import configure
 from scar.toyscenes.dataset import ToyScenes
-from scar.weights.checkpoint import build_tokenizer, configure, load_config, save_tokenizer
+from scar.weights.checkpoint import build_tokenizer, load_config, save_tokenizer
 from train.__main__ import train
 from train.data.batch import to_signed
 from train.data.sources import ToyEdits, open_source
-from train.data.toy_tasks import KINDS, TASKS, ControlMaps, ToyTasks, showing_main
+from train.data.toy_tasks import CONTROLS, TASKS, ControlMaps, ToyTasks, main_object_views
 from train.evaluate import __main__ as evaluate
 from train.evaluate import control as evaluate_control
 from train.evaluate.classifier import accuracy, open_classifier
@@ -28,8 +30,8 @@ from train.recipe import load_recipe
 
 RECIPES = Path("train/recipes")
 CPU = torch.device("cpu")
-MULTI = {"next-token": "toy_multi", "next-set": "toy_multi_next_set"}
-TOKENIZER = {"next-token": "toy_tokenizer", "next-set": "toy_tokenizer_next_set"}
+MULTI = {"next-token": "toy/multi", "next-set": "toy/multi_next_set"}
+TOKENIZER = {"next-token": "toy/tokenizer", "next-set": "toy/tokenizer_next_set"}
 SMALL = ["objects=8", "steps=2", "batch_size=2", "save_every=2", "grid_every=0", "threads=1"]
 SMALL += ["precision=fp32"]
 TINY_CODES = [
@@ -41,7 +43,7 @@ TINY_MODEL = ["model.backbone={layers: 1, heads: 2, width: 32}", *TINY_CODES]
 
 
 def multi(*overrides: str):
-    return load_recipe(RECIPES / "toy_multi.yaml", ["size=64", *overrides])
+    return load_recipe(RECIPES / "toy/multi.yaml", ["size=64", *overrides])
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def tasks() -> ToyTasks:
 
 @pytest.fixture(scope="module")
 def pictures():
-    return showing_main(ToyScenes("test", 128, 48).batch(range(5)))
+    return main_object_views(ToyScenes("test", 128, 48).batch(range(5)))
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,7 @@ def test_tasks_and_kinds_come_in_the_recipes_shares(tasks):
     counts = {name: names.count(name) / 4000 for name in TASKS}
     assert counts == pytest.approx({"edit": 0.6, "t2i": 0.2, "c2i": 0.2}, abs=0.03)
     kinds = [kind for _, kind in drawn]
-    assert all(kinds.count(kind) == pytest.approx(800, abs=120) for kind in KINDS)
+    assert all(kinds.count(kind) == pytest.approx(800, abs=120) for kind in CONTROLS)
     other = ToyTasks(multi("seed=1"), "train", CPU)
     assert [other.draw(i) for i in range(20)] != drawn[:20]
 
@@ -73,7 +75,7 @@ def test_tasks_and_kinds_come_in_the_recipes_shares(tasks):
 def test_each_task_has_its_own_condition(tasks):
     indices = range(48)
     raw, scene = tasks.batch(indices), tasks.scenes.batch(indices)
-    edits, shown = ToyEdits(multi(), "train", CPU).batch(indices), showing_main(scene)
+    edits, shown = ToyEdits(multi(), "train", CPU).batch(indices), main_object_views(scene)
     seen = set()
     for row, (task, _) in enumerate(map(tasks.draw, indices)):
         seen.add(task)
@@ -103,14 +105,14 @@ def test_an_example_depends_on_its_index_alone(tasks):
 
 def test_the_picture_shows_the_object_that_the_label_names():
     scene = ToyScenes("train", 64, 48, families=["remove"]).batch(range(4))
-    shown = showing_main(scene)
+    shown = main_object_views(scene)
     assert torch.equal(shown.images, scene.source) and shown.caption == scene.source_caption
     assert [o.sprite for o in shown.main] == scene.label.tolist()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CONTROLS)
 def test_maps_are_those_of_the_preprocessors(maps, pictures, kind):
-    image = pictures.images[KINDS.index(kind)]
+    image = pictures.images[CONTROLS.index(kind)]
     drawn = maps(image[None], [kind])[0]
     picture = Image.fromarray(image.movedim(0, -1).numpy())
     backend = "real" if kind == "canny" else "embedded"
@@ -149,10 +151,12 @@ def test_measures_of_equal_and_unequal_maps():
     assert edge_f1(two, one).item() == pytest.approx(2 / 3)
     assert edge_f1(blank, blank).item() == 1 and edge_f1(blank, one).item() == 0
     assert rmse(blank, blank + 0.5).item() == pytest.approx(0.5)
+    grey, dark = torch.full((1, 16, 16), 0.5), torch.full((1, 16, 16), 0.25)
+    known = (0.25 + 1e-4) / (0.3125 + 1e-4)  # (2ab + c) / (a^2 + b^2 + c)
+    assert structural_similarity(grey, dark).item() == pytest.approx(known, abs=1e-4)
 
 
 def test_structural_similarity_agrees_with_scikit_image():
-    metrics = pytest.importorskip("skimage.metrics")
     torch.manual_seed(0)
     a = torch.rand(1, 40, 40)
     b = (a + 0.2 * torch.randn(1, 40, 40)).clamp(0, 1)
@@ -191,7 +195,7 @@ def few_examples(tmp_path_factory):
 def test_the_classifier_names_objects_and_is_kept(few_examples):
     features = Features()
     classifier = few_examples(features, 128, 8)
-    scenes = showing_main(ToyScenes("validation", 128, 8).batch(range(20)))
+    scenes = main_object_views(ToyScenes("validation", 128, 8).batch(range(20)))
     images = to_signed(scenes.images)
     assert accuracy(classifier, images, scenes.objects) > 0.9
     assert accuracy(classifier, images.roll(1, 0), scenes.objects) < 0.6

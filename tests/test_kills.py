@@ -18,7 +18,7 @@ from train.recipe import Recipe
 
 KILLS = 20
 STEPS = 16
-ROOT = str(Path(train.__file__).parent)
+ROOT = str(Path(train.__file__).parent) + os.sep
 # A fork server: the modules are loaded once, and a killed process costs the next one nothing.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
@@ -32,7 +32,7 @@ PROCESSES.set_forkserver_preload(
 
 
 def run(recipe: Recipe, moment: int, calls) -> None:
-    """Train until the `moment`-th call that train/*.py makes, of whatever it be, and die there.
+    """Train until the `moment`-th call that train/ makes, of whatever it be, and die there.
 
     A step makes a few hundred calls, most of them in a save: of tensors to be written, of a file
     to be hashed or flushed, of the rename.
@@ -42,7 +42,7 @@ def run(recipe: Recipe, moment: int, calls) -> None:
     def count(frame, event: str, _) -> None:
         nonlocal seen
         path = frame.f_code.co_filename
-        if event in ("call", "c_call") and os.path.dirname(path) == ROOT:
+        if event in ("call", "c_call") and path.startswith(ROOT):
             seen += 1
             if seen == moment:
                 os.kill(os.getpid(), signal.SIGKILL)

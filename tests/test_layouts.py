@@ -18,7 +18,8 @@ from test_recipes import RECIPES, tiny
 
 from train.__main__ import train
 from train.data.sources import open_reader, open_source
-from train.objectives.scar import ScarObjective, build_objective
+from train.objectives.build import build_objective
+from train.objectives.scar import ScarObjective
 from train.recipe import Recipe
 
 CPU = torch.device("cpu")
@@ -207,7 +208,7 @@ def objectives(root) -> dict[str, ScarObjective]:
     """One for each way to say what is wanted; the networks are built once."""
     return {
         name: build_objective(tiny(RECIPES / f"{name}.yaml", root))
-        for name in ("edit_seed_unsplash", "c2i_llamagen_canny")
+        for name in ("edit/seed_unsplash", "c2i/llamagen_canny")
     }
 
 
@@ -235,7 +236,7 @@ def test_pairs_of_images_open_and_train(write, objectives, tmp_path):
     for i, sample in enumerate(samples):
         assert sample.source.tobytes() == picture(i).tobytes()
         assert sample.target.tobytes() == picture(100 + i).tobytes()
-    assert all(loss > 0 for loss in three_steps(objectives["edit_seed_unsplash"], made))
+    assert all(loss > 0 for loss in three_steps(objectives["edit/seed_unsplash"], made))
 
 
 @pytest.mark.parametrize("write", [unicontrol, multigen_with_eval], ids=lambda w: w.__name__)
@@ -250,7 +251,7 @@ def test_captioned_images_open_and_train(write, objectives, tmp_path):
         assert samples[2].source.tobytes() == picture(52).tobytes()
     else:
         assert len(open_reader(made, "validation")) == 2
-    assert all(loss > 0 for loss in three_steps(objectives["edit_seed_unsplash"], made))
+    assert all(loss > 0 for loss in three_steps(objectives["edit/seed_unsplash"], made))
 
 
 @pytest.mark.parametrize("write", [imagenet_parquet, imagenet_tar], ids=lambda w: w.__name__)
@@ -258,7 +259,7 @@ def test_tables_of_labelled_images_open_and_train(write, objectives, tmp_path):
     write(tmp_path)
     made = recipe("imagenet", tmp_path)
     assert open_source(made, "train", CPU).batch(range(4)).label.tolist() == [7] * 4
-    assert all(loss > 0 for loss in three_steps(objectives["c2i_llamagen_canny"], made))
+    assert all(loss > 0 for loss in three_steps(objectives["c2i/llamagen_canny"], made))
     with pytest.raises(ValueError, match="give these tables a column control_canny"):
         open_reader(replace(made, controls=str(tmp_path)), "train")
 
@@ -322,7 +323,7 @@ def test_data_that_changed_are_not_resumed_unasked(root, tmp_path, capsys):
     own_jsonl(tmp_path)
     recipes = [
         tiny(
-            RECIPES / "edit_seed_unsplash.yaml",
+            RECIPES / "edit/seed_unsplash.yaml",
             root,
             folder=str(tmp_path),
             steps=steps,

@@ -14,7 +14,8 @@ from scar.encoder import feature_shape
 from scar.model import Batch
 from scar.next_token import RMSNorm
 from scar.prefix import DropMask, TextEmbedding
-from scar.weights.checkpoint import build_model, build_tokenizer, configure, load_model, save_model
+from scar.presets import configure
+from scar.weights.checkpoint import build_model, build_tokenizer, load_model, save_model
 
 TINY = {"backbone": {"layers": 2, "heads": 2, "width": 32}, "tokenizer": {"codebook_size": 64}}
 PARADIGMS = ("toy-next-token", "toy-next-set")

@@ -1,9 +1,6 @@
-"""The next-set paradigm: the mask, the cache, coarse to fine, and that nothing else knows of it."""
+"""The next-set paradigm: the mask, the cache, and that pictures grow from coarse to fine."""
 
 from __future__ import annotations
-
-import ast
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,11 +9,11 @@ import torch.nn.functional as F
 from scar.attention import set_mask, set_of
 from scar.config import Sampling
 from scar.prefix import DropMask, Prefix, TextEmbedding
+from scar.presets import configure
 from scar.sampling import guidance_at
 from scar.tokenizer import nearest
-from scar.weights.checkpoint import build_model, build_tokenizer, configure
+from scar.weights.checkpoint import build_model, build_tokenizer
 
-ROOT = Path(__file__).parent.parent
 SCALES = [1, 2, 3, 4, 5, 6, 8, 10, 13, 16]
 SETS = [side * side for side in SCALES]
 TINY = {
@@ -184,65 +181,3 @@ def test_guidance_grows_from_one_to_its_full_value():
 def test_codes_are_the_nearest_by_distance_not_by_angle():
     codes = torch.tensor([[10.0, 0.0], [1.0, 1.0]])
     assert nearest(torch.tensor([[[2.0, 0.0]]]), codes).item() == 1
-
-
-CONFIGS = {"NextTokenConfig", "NextSetConfig", "VQConfig", "MultiScaleVQConfig"}
-CLASSES = {"NextTokenTransformer", "NextSetTransformer", "VQTokenizer", "MultiScaleVQTokenizer"}
-WORDS = {"next-token", "next-set"}
-
-
-def test_only_one_place_branches_on_the_paradigm():
-    """The configs of both paradigms are told apart in scar/weights/checkpoint.py and nowhere else.
-
-    Elsewhere they may be named as types and built as presets; nothing compares them, looks one up
-    or asks an object which one it is. The studio, which decides nothing, may call a step by its
-    name.
-    """
-    found = {}
-    for path in [*(ROOT / "scar").rglob("*.py"), *(ROOT / "train").rglob("*.py")]:
-        shown = "studio" in path.parts
-        names = CONFIGS | CLASSES | (set() if shown else WORDS)
-        for node in ast.walk(ast.parse(path.read_text())):
-            if hits := names & _decided_on(node):
-                found.setdefault(path.relative_to(ROOT).as_posix(), set()).update(hits)
-    assert found == {"scar/weights/checkpoint.py": CONFIGS}
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "if isinstance(config.backbone, NextSetConfig): pass",
-        "x = {config.NextSetConfig: 1}[type(backbone)]",
-        "x = type(backbone) is NextSetConfig",
-        "x = type(backbone).__name__ == 'NextSetConfig'",
-        "match backbone:\n    case NextSetConfig(): pass",
-    ],
-)
-def test_the_search_for_branches_sees_them(source):
-    assert any("NextSetConfig" in _decided_on(node) for node in ast.walk(ast.parse(source)))
-
-
-def _decided_on(node: ast.AST) -> set[str]:
-    """Names and strings that a type check, a comparison, a match or a table's keys branch on."""
-    parts: list[ast.AST] = []
-    if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("isinstance", "issubclass"):
-        parts = node.args[1:]
-    elif isinstance(node, ast.Compare):
-        parts = [node.left, *node.comparators]
-    elif isinstance(node, ast.MatchClass):
-        parts = [node.cls]
-    elif isinstance(node, ast.Dict) and any(isinstance(key, _NAMES) for key in node.keys):
-        parts = [key for key in node.keys if key is not None]
-    words = set()
-    for inner in (n for part in parts for n in ast.walk(part)):
-        if isinstance(inner, ast.Name):
-            words.add(inner.id)
-        elif isinstance(inner, ast.Attribute):
-            words.add(inner.attr)
-        elif isinstance(inner, ast.Constant) and isinstance(inner.value, str):
-            words.add(inner.value)
-    return words
-
-
-# A table keyed by strings alone, such as the presets', is data.
-_NAMES = (ast.Name, ast.Attribute)

@@ -16,12 +16,12 @@ from scar import ScarPipeline
 from scar.__main__ import main
 from scar.images import InputError, open_image, open_map
 from scar.inputs import CACHE_SIZE
+from scar.presets import configure
 from scar.sampling import SamplingError
 from scar.weights.checkpoint import (
     WeightsError,
     build_model,
     build_tokenizer,
-    configure,
     save_model,
     save_tokenizer,
 )

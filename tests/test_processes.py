@@ -1,4 +1,4 @@
-"""Two processes train as one does, with weights copied (DDP) or spread (FSDP, ZeRO)."""
+"""Two processes train as one does, with weights copied (DDP) or sharded (FSDP)."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_nodes_resume_from_one_step_or_not_at_all(tokenizer_folder, tmp_path):  
     again = (TINY_MODEL, f"tokenizer={tokenizer_folder}", "accumulate=2", "batch_size=4", "steps=4")
 
     def resume() -> str:
-        return launch("ddp_8gpu.yaml", "toy_edit", nodes, *again, program=(str(program),))
+        return launch("ddp_8gpu.yaml", "toy/edit", nodes, *again, program=(str(program),))
 
     with pytest.raises(AssertionError, match="process 1 has other checkpoints there, or none"):
         resume()
@@ -68,10 +68,11 @@ def test_nodes_resume_from_one_step_or_not_at_all(tokenizer_folder, tmp_path):  
     assert (nodes / "0/final/config.json").is_file() and not (nodes / "1/final").exists()
 
 
-DROPS = ("drop_text=0.3", "drop_image=0.3", "batch_size=4")
+# Two examples in a micro-batch, of which one is a prefix alone: FSDP shards what both paths read.
+DROPS = ("drop_text=0.3", "drop_image=0.3", "batch_size=8", "prefix_only=0.5")
 
 
-@pytest.mark.parametrize("file", ["ddp_8gpu.yaml", "fsdp_8gpu.yaml", "zero_8gpu.yaml"])
+@pytest.mark.parametrize("file", ["ddp_8gpu.yaml", "fsdp_8gpu.yaml"])
 def test_two_processes_compute_what_one_does_and_resume(
     file,
     tokenizer_folder,  # noqa: F811
@@ -80,17 +81,14 @@ def test_two_processes_compute_what_one_does_and_resume(
 ):
     program = ("-m", "train")
     if file != "ddp_8gpu.yaml":
-        program = ("tests/spread_on_cpu.py",)
-        # What is spread is contiguous, and convolutions round by the layout of their weights.
+        program = ("tests/fsdp_on_cpu.py",)
+        # FSDP shards contiguous tensors, and convolutions round by the layout of their weights.
         monkeypatch.setattr(torch, "channels_last", torch.contiguous_format)
-    if file == "zero_8gpu.yaml":
-        pytest.importorskip("deepspeed", reason="deepspeed is not installed")
-        monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     train(edit_recipe(tokenizer_folder, tmp_path / "one", "accumulate=4", *DROPS))
     fields = (TINY_MODEL, f"tokenizer={tokenizer_folder}", "accumulate=2", *DROPS)
     for steps in (2, 4):
         fewer = (*fields, f"steps={steps}")
-        said = launch(file, "toy_edit", tmp_path / "two", *fewer, program=program)
+        said = launch(file, "toy/edit", tmp_path / "two", *fewer, program=program)
     assert "resuming from step-00000002" in said
     assert_close(tmp_path / "two", tmp_path / "one", 1e-5)
     paths = [next((tmp_path / run / "final").glob("model*.safetensors")) for run in ("two", "one")]
@@ -104,7 +102,7 @@ def test_the_codebook_follows_the_latents_of_all_processes(tmp_path):
     fields = (f"model={{tokenizer: {TINY_CODES}}}", "init=''", "batch_size=4", "patch_start=0")
     one = [*SMALL, *fields, "accumulate=2", f"out={tmp_path / 'one'}"]
     train(load_recipe("train/recipes/toy/tokenizer.yaml", one))
-    launch("ddp_8gpu.yaml", "toy_tokenizer", tmp_path / "two", *fields)
+    launch("ddp_8gpu.yaml", "toy/tokenizer", tmp_path / "two", *fields)
     assert_close(tmp_path / "two", tmp_path / "one", 1e-5)
     both = [
         checkpoints.load(tmp_path / run / "checkpoints/step-00000004")[0]["model"]
@@ -119,24 +117,23 @@ def test_the_codebook_follows_the_latents_of_all_processes(tmp_path):
 @pytest.mark.parametrize(
     "how, fields, message",
     [
-        ("FSDP", ("optimizer=muon",), "spreads what muon needs whole"),
+        ("FSDP", ("optimizer=muon",), "shards what muon needs whole"),
+        ("FSDP", ("optimizer=adamw8bit",), "shards what adamw8bit needs whole"),
         ("FSDP", ("grid_every=2",), "set grid_every=0"),
-        ("DEEPSPEED", ("optimizer=adamw8bit",), "spreads what adamw8bit needs whole"),
-        ("DEEPSPEED", (), "pip install deepspeed"),
+        ("DEEPSPEED", (), "use train/configs/fsdp_8gpu.yaml"),
     ],
 )
-def test_what_cannot_be_spread_is_refused(how, fields, message, monkeypatch, tmp_path):
+def test_what_cannot_be_sharded_is_refused(how, fields, message, monkeypatch, tmp_path):
     monkeypatch.setenv(f"ACCELERATE_USE_{how}", "true")
-    monkeypatch.setattr(processes, "is_deepspeed_available", lambda: False)
     recipe = load_recipe("train/recipes/toy/edit.yaml", [*SMALL, f"out={tmp_path}", *fields])
     with pytest.raises(ValueError, match=message):
         processes.build_accelerator(recipe)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_nothing_is_copied_in_silence_where_it_should_be_spread(tmp_path):
-    with pytest.raises(AssertionError, match="FSDP spreads over GPUs, and there are none"):
-        launch("fsdp_8gpu.yaml", "toy_edit", tmp_path)
+def test_nothing_is_copied_in_silence_where_it_should_be_sharded(tmp_path):
+    with pytest.raises(AssertionError, match="FSDP shards over GPUs, and there are none"):
+        launch("fsdp_8gpu.yaml", "toy/edit", tmp_path)
 
 
 def test_micro_batches_add_up_to_the_batch(tokenizer_folder, tmp_path):  # noqa: F811

@@ -12,6 +12,7 @@ from test_pipeline import TINY, picture
 from scar import ScarPipeline
 from scar.__main__ import main
 from scar.config import RegionConfig, Sampling
+from scar.presets import configure
 from scar.region import (
     change_matte,
     changed_cells,
@@ -21,13 +22,7 @@ from scar.region import (
     select_region,
 )
 from scar.sampling import EagerRunner
-from scar.weights.checkpoint import (
-    build_model,
-    build_tokenizer,
-    configure,
-    save_model,
-    save_tokenizer,
-)
+from scar.weights.checkpoint import build_model, build_tokenizer, save_model, save_tokenizer
 
 WITH_REGION = {"losses": {"region": 1.0}}
 

@@ -8,18 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from scar.presets import configure
 from scar.tokenizer import nearest
 from scar.toyscenes.dataset import ToyScenes
-from scar.weights.checkpoint import (
-    WeightsError,
-    build_tokenizer,
-    configure,
-    load_tokenizer,
-    save_tokenizer,
-)
+from scar.weights.checkpoint import WeightsError, build_tokenizer, load_tokenizer, save_tokenizer
 from train.data.batch import RawBatch
 from train.objectives.reconstruction_loss import ReconstructionLoss, window
-from train.objectives.scar import TokenizerObjective
+from train.objectives.tokenizer import TokenizerObjective
 from train.objectives.tokenizer_start import start_from_patches, start_from_tokenizer
 from train.recipe import load_recipe
 
@@ -207,7 +202,7 @@ def test_a_tokenizer_of_other_shapes_is_no_start(tmp_path):
 def test_the_foreground_counts_more():
     """Of two recipes that see the same error, the weighted one minds it inside the mask more."""
     model = {"tokenizer": {"codebook_size": 64, "autoencoder": autoencoder()}}
-    recipe = replace(load_recipe(RECIPES / "toy_tokenizer.yaml"), model=model)
+    recipe = replace(load_recipe(RECIPES / "toy/tokenizer.yaml"), model=model)
     source = ToyScenes("train", 128, 8).batch(range(2))
     mask = torch.zeros_like(source.mask)
     mask[:, 32:64, 32:64] = True
@@ -232,7 +227,7 @@ def test_the_foreground_counts_more():
     assert error(4.0, inside) == pytest.approx(5 * error(4.0, outside))
 
 
-@pytest.mark.parametrize("recipe", ["toy_decoder", "toy_decoder_next_set"])
+@pytest.mark.parametrize("recipe", ["toy/decoder", "toy/decoder_next_set"])
 def test_a_decoder_learns_while_its_tokens_stay(recipe):
     model = {"tokenizer": {"codebook_size": 64, "autoencoder": autoencoder()}}
     recipe = replace(load_recipe(RECIPES / f"{recipe}.yaml"), model=model, init="")
@@ -254,14 +249,14 @@ def test_a_decoder_learns_while_its_tokens_stay(recipe):
 
 
 def test_a_close_up_sees_its_box_alone():
-    judge = ReconstructionLoss(128, perceptual=0, close_up=1, adversarial=0)
+    loss_of = ReconstructionLoss(128, perceptual=0, close_up=1, adversarial=0)
     wanted = images(configure("toy-next-token").tokenizer)
     boxes = [(32.0, 32.0, 64.0, 64.0)] * 2
 
     def distance(place: slice) -> float:
         seen = wanted.clone()
         seen[:, :, place, place] *= 0.5
-        return float(judge(seen, wanted, boxes)["close_up"])
+        return float(loss_of(seen, wanted, boxes)["close_up"])
 
     assert distance(slice(64, 128)) == 0
     assert distance(slice(32, 64)) > 0
@@ -277,13 +272,13 @@ def test_what_a_close_up_would_shrink_is_seen_through_a_window():
         assert x0 >= 0 and y0 >= 16 and x1 <= 256 and y1 <= 240
 
 
-def test_a_critic_and_what_it_judges_learn_apart():
+def test_a_critic_and_what_it_loss_ofs_learn_apart():
     torch.manual_seed(0)
-    judge = ReconstructionLoss(128, perceptual=0, close_up=0, adversarial=1)
+    loss_of = ReconstructionLoss(128, perceptual=0, close_up=0, adversarial=1)
     wanted = images(configure("toy-next-token").tokenizer)
     seen = wanted.flip(-1).requires_grad_()
-    losses = judge(seen, wanted, [(0.0, 0.0, 128.0, 128.0)] * 2)
-    heads = list(judge.critic.parameters())
+    losses = loss_of(seen, wanted, [(0.0, 0.0, 128.0, 128.0)] * 2)
+    heads = list(loss_of.discriminator.parameters())
     gradients = torch.autograd.grad(
         losses["adversarial"], [seen, *heads], retain_graph=True, allow_unused=True
     )
@@ -293,7 +288,7 @@ def test_a_critic_and_what_it_judges_learn_apart():
 
     optimizer = torch.optim.Adam(heads, 1e-2)
     for _ in range(10):
-        told = judge(seen, wanted, [(0.0, 0.0, 128.0, 128.0)] * 2)["critic"]
+        told = loss_of(seen, wanted, [(0.0, 0.0, 128.0, 128.0)] * 2)["critic"]
         optimizer.zero_grad()
         told.backward()
         optimizer.step()

@@ -12,16 +12,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from scar.weights.checkpoint import (
-    build_model,
-    build_tokenizer,
-    configure,
-    load_tokenizer,
-    save_tokenizer,
-)
+from scar.presets import configure
+from scar.weights.checkpoint import build_model, build_tokenizer, load_tokenizer, save_tokenizer
 from train.__main__ import main, train
 from train.data.samples import epoch_order
-from train.loop import checkpoints, moments
+from train.loop import checkpoints, optimizer_state
 from train.loop.ema import EMA
 from train.loop.muon import orthogonalised
 from train.loop.optimizer import build_optimizers, rate
@@ -60,7 +55,7 @@ def tokenizer_folder(tmp_path_factory) -> Path:
 
 def edit_recipe(tokenizer_folder: Path, out: Path, *more: str):
     overrides = [*SMALL, TINY_MODEL, f"tokenizer={tokenizer_folder}", f"out={out}", *more]
-    return load_recipe(RECIPES / "toy_edit.yaml", overrides)
+    return load_recipe(RECIPES / "toy/edit.yaml", overrides)
 
 
 def lines(out: Path) -> list[dict]:
@@ -76,7 +71,7 @@ def assert_close(out: Path, expected: Path, tolerance: float) -> None:
         assert row == pytest.approx(other, rel=tolerance)
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=str)
 def test_every_recipe_is_valid(path):
     recipe = load_recipe(path)
     assert recipe.about
@@ -84,7 +79,7 @@ def test_every_recipe_is_valid(path):
 
 
 def test_unknown_and_ill_typed_keys_are_named():
-    path = RECIPES / "toy_edit.yaml"
+    path = RECIPES / "toy/edit.yaml"
     with pytest.raises(ValueError, match="did you mean 'learning_rate'"):
         load_recipe(path, ["learning_rat=1"])
     with pytest.raises(ValueError, match="steps must be int"):
@@ -99,7 +94,7 @@ def test_unknown_and_ill_typed_keys_are_named():
 
 def test_tokenizer_smoke_writes_a_loadable_tokenizer(tmp_path):
     overrides = [*SMALL, f"model={{tokenizer: {TINY_CODES}}}", f"out={tmp_path}", "init=''"]
-    recipe = load_recipe(RECIPES / "toy_tokenizer.yaml", overrides)
+    recipe = load_recipe(RECIPES / "toy/tokenizer.yaml", overrides)
     final = train(recipe)
     load_tokenizer(configure(recipe.preset, recipe.model).tokenizer, final)
     assert {"pixel", "commitment", "perceptual"} <= lines(tmp_path)[-1].keys()
@@ -108,7 +103,7 @@ def test_tokenizer_smoke_writes_a_loadable_tokenizer(tmp_path):
 def test_recipes_run_one_after_the_other(tmp_path, capsys):
     """The second one starts from what the first one made."""
     first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
-    base = (RECIPES / "toy_tokenizer_next_set.yaml").resolve()
+    base = (RECIPES / "toy/tokenizer_next_set.yaml").resolve()
     first.write_text(f"base: {base}\nout: {tmp_path / 'first'}\npatch_start: 0\n")
     second.write_text(
         f"base: {first}\nout: {tmp_path / 'second'}\ninit: {tmp_path / 'first/final'}\n"
@@ -123,7 +118,7 @@ def test_recipes_run_one_after_the_other(tmp_path, capsys):
     ("words", "message"),
     [
         ([], "name a recipe"),
-        (["toy_edit", "toy_multi", "out=same"], "one folder"),
+        (["toy/edit", "toy/multi", "out=same"], "one folder"),
     ],
 )
 def test_recipes_that_cannot_follow_one_another_are_refused(words, message, capsys):
@@ -206,7 +201,7 @@ def test_only_weights_of_layers_decay(preset, expected, optimizer):
     changes = {"backbone": {"layers": 1, "heads": 2, "width": 32}, "condition": {"classes": 3}}
     changes["losses"] = {"region": 1.0}
     model = build_model(configure(preset, changes), for_training=True)
-    recipe = load_recipe(RECIPES / "toy_edit.yaml", [f"optimizer={optimizer}"])
+    recipe = load_recipe(RECIPES / "toy/edit.yaml", [f"optimizer={optimizer}"])
     names = {id(p): name for name, p in model.named_parameters()}
     decayed, others = set(), set()
     for group in (g for o in build_optimizers(recipe, model) for g in o.param_groups):
@@ -225,7 +220,7 @@ def test_muon_moves_hidden_matrices_and_adamw_the_rest():
             "output": torch.nn.Linear(8, 4, bias=False),
         }
     )
-    recipe = load_recipe(RECIPES / "toy_edit.yaml", ["optimizer=muon"])
+    recipe = load_recipe(RECIPES / "toy/edit.yaml", ["optimizer=muon"])
     adamw, muon = build_optimizers(recipe, module)
     assert [p.shape for g in muon.param_groups for p in g["params"]] == [(8, 8)]
     decayed, others = adamw.param_groups
@@ -243,14 +238,14 @@ def test_muon_in_fp32_does_what_torch_does_in_bf16():
         module = torch.nn.ModuleList(torch.nn.Linear(*w.T.shape, bias=False) for w in start)
         for layer, weight in zip(module, start, strict=True):
             layer.weight.data.copy_(weight)
-        recipe = load_recipe(RECIPES / "toy_edit.yaml", [*options, f"precision={precision}"])
+        recipe = load_recipe(RECIPES / "toy/edit.yaml", [*options, f"precision={precision}"])
         muon = build_optimizers(recipe, module)[-1]
         for step in gradients:
             for layer, gradient in zip(module, step, strict=True):
                 layer.weight.grad = gradient
             muon.step()
         ends[precision] = [layer.weight.detach() for layer in module]
-        moments_after[precision] = moments.flatten(muon)
+        moments_after[precision] = optimizer_state.flatten(muon)
         assert (type(muon) is torch.optim.Muon) == (precision == "bf16")
     torch.testing.assert_close(moments_after["fp32"], moments_after["bf16"])
     for a, b, w in zip(ends["fp32"], ends["bf16"], start, strict=True):
@@ -270,7 +265,7 @@ def test_muon_orthogonalises():
 
 
 def test_8_bit_moments_need_their_package(monkeypatch):
-    recipe = load_recipe(RECIPES / "toy_edit.yaml", ["optimizer=adamw8bit"])
+    recipe = load_recipe(RECIPES / "toy/edit.yaml", ["optimizer=adamw8bit"])
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
     with pytest.raises(ValueError, match="pip install bitsandbytes"):
         build_optimizers(recipe, torch.nn.Linear(2, 2))
@@ -280,11 +275,11 @@ def test_8_bit_moments_need_their_package(monkeypatch):
 
 def test_8_bit_moments_take_a_quarter_of_the_memory():
     layer = torch.nn.Linear(64, 128, bias=False)  # smaller ones stay whole
-    recipe = load_recipe(RECIPES / "toy_edit.yaml", ["optimizer=adamw8bit"])
+    recipe = load_recipe(RECIPES / "toy/edit.yaml", ["optimizer=adamw8bit"])
     [optimizer] = build_optimizers(recipe, layer)
     layer(torch.ones(1, 64)).sum().backward()
     optimizer.step()
-    state = moments.flatten(optimizer)
+    state = optimizer_state.flatten(optimizer)
     assert state["0.state1"].dtype == state["0.state2"].dtype == torch.uint8
     assert state["0.state1"].shape == layer.weight.shape
 
@@ -292,10 +287,10 @@ def test_8_bit_moments_take_a_quarter_of_the_memory():
 def poisoned(at: set[int]):
     """`gradients`, not a number at some steps."""
 
-    def compute(recipe, accelerator, wrapped, source, step):
-        losses = gradients(recipe, accelerator, wrapped, source, step)
+    def compute(recipe, accelerator, ddp_model, source, step):
+        losses = gradients(recipe, accelerator, ddp_model, source, step)
         if step in at:
-            next(p for p in wrapped.parameters() if p.grad is not None).grad.fill_(float("nan"))
+            next(p for p in ddp_model.parameters() if p.grad is not None).grad.fill_(float("nan"))
         return losses
 
     return compute
@@ -320,7 +315,7 @@ def test_ten_such_steps_in_a_row_stop_the_run(tokenizer_folder, tmp_path, monkey
 
 
 def test_what_a_kill_left_unfinished_is_cut_from_the_metrics(tmp_path):
-    recipe = load_recipe(RECIPES / "toy_edit.yaml")
+    recipe = load_recipe(RECIPES / "toy/edit.yaml")
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
     Report(tmp_path, recipe, 2).close()
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n'
@@ -376,18 +371,18 @@ def test_damaged_checkpoints_are_skipped_by_name(tmp_path):
 
 
 def test_moments_of_other_weights_are_refused():
-    recipe = load_recipe(RECIPES / "toy_edit.yaml")
+    recipe = load_recipe(RECIPES / "toy/edit.yaml")
     module = torch.nn.Linear(2, 3)
     [optimizer] = build_optimizers(recipe, module)
     module(torch.ones(1, 2)).sum().backward()
     optimizer.step()
-    kept = moments.flatten(optimizer)
-    moments.restore(optimizer, kept)
+    kept = optimizer_state.flatten(optimizer)
+    optimizer_state.restore(optimizer, kept)
     swapped = {f"{1 - int(key[0])}{key[1:]}": value for key, value in kept.items()}
     further = {f"2{key[1:]}": value for key, value in kept.items()}
     for other in (swapped, further):
         with pytest.raises(ValueError, match="moments .* in another order"):
-            moments.restore(optimizer, other)
+            optimizer_state.restore(optimizer, other)
 
 
 def test_the_processes_of_a_node_share_a_loaded_checkpoint(tmp_path):
@@ -433,7 +428,7 @@ def test_the_average_follows_the_weights_and_is_only_lent():
 
 def test_rate_warms_up_and_decays():
     recipe = load_recipe(
-        RECIPES / "toy_edit.yaml", ["steps=100", "warmup=10", "learning_rate=1.0", "decay=linear"]
+        RECIPES / "toy/edit.yaml", ["steps=100", "warmup=10", "learning_rate=1.0", "decay=linear"]
     )
     assert rate(recipe, 0) == pytest.approx(0.1)
     assert rate(recipe, 9) == pytest.approx(1.0)

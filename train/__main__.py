@@ -11,21 +11,22 @@ import math
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from train.command import exit_code
 from train.data.sources import open_source
 from train.dry_run import dry_run
-from train.loop.checkpoints import CheckpointError
 from train.loop.optimizer import rate
 from train.loop.precision import resolve_precision
 from train.loop.processes import build_accelerator
 from train.loop.report import Report
-from train.loop.state import export, prepare, save
-from train.loop.step import gradients, over_processes, set_rate, update
+from train.loop.state import TrainState, export, prepare, save
+from train.loop.step import gradients, mean_over_processes, set_rate, update
 from train.recipe import Recipe, load_recipe, scheduled
 
 BAD_STEPS_ALLOWED = 10
@@ -36,16 +37,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("words", nargs="+", metavar="RECIPE.yaml | key=value")
     parser.add_argument("--dry-run", action="store_true", help="sizes, costs and what is missing")
     arguments = parser.parse_intermixed_args(argv)
-    try:
-        for recipe in _recipes(arguments.words):
-            if arguments.dry_run:
-                dry_run(recipe)
-            elif train(recipe) is None:
-                break
-    except (ValueError, CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_code(partial(_run, arguments.words, arguments.dry_run))
+
+
+def _run(words: list[str], dry: bool) -> None:
+    for recipe in _recipes(words):
+        if dry:
+            dry_run(recipe)
+        elif train(recipe) is None:
+            break
 
 
 def _recipes(words: list[str]) -> list[Recipe]:
@@ -78,18 +78,20 @@ def train(recipe: Recipe) -> Path | None:
     accelerator = build_accelerator(recipe)
     source = open_source(recipe, "train", accelerator.device)
     recipe = scheduled(recipe, source)
-    drawn = open_source(recipe, "validation", accelerator.device) if recipe.grid_every else None
-    state, wrapped, start = prepare(recipe, accelerator, source)
-    objective, optimizers, average, _ = state
-    trainable, out = objective.trainable(), Path(recipe.out)
-    report = Report(out, recipe, start) if accelerator.is_main_process else None
+    validation = (
+        open_source(recipe, "validation", accelerator.device) if recipe.grid_every else None
+    )
+    state, ddp_model, start = prepare(recipe, accelerator, source)
+    objective, optimizers, ema, _ = state
+    trainable = objective.trainable()
+    report = Report(Path(recipe.out), recipe, start) if accelerator.is_main_process else None
     bar = tqdm(total=recipe.steps, initial=start, disable=report is None, smoothing=0.05)
     step, bad = start, 0
 
     with _Stop() as stop:
         while step < recipe.steps and not stop.agreed(accelerator):
             set_rate(recipe, optimizers, step)
-            losses = gradients(recipe, accelerator, wrapped, source, step)
+            losses = gradients(recipe, accelerator, ddp_model, source, step)
             norm = float(accelerator.clip_grad_norm_(trainable.parameters(), recipe.clip))
             finite = math.isfinite(norm)
             bad = 0 if finite else bad + 1
@@ -97,35 +99,38 @@ def train(recipe: Recipe) -> Path | None:
                 raise ValueError(f"{bad} steps in a row were not finite; stopped after step {step}")
             update(optimizers, finite)
             if finite:
-                average.update(trainable, step)
+                ema.update(trainable, step)
             step += 1
             bar.update()
 
             if step % recipe.log_every == 0:
-                losses = over_processes(accelerator, losses)
+                losses = mean_over_processes(accelerator, losses)
                 if report:
-                    facts = {
-                        "norm": norm,
-                        "rate": rate(recipe, step - 1),
-                        "skipped": float(not finite),
-                    }
-                    report.log(step, losses, facts, bar)
-            if report and drawn and step % recipe.grid_every == 0:
-                with average.applied(trainable):
-                    report.validate(step, objective, drawn, accelerator.autocast)
+                    scalars = {"norm": norm, "rate": rate(recipe, step - 1), "skipped": not finite}
+                    report.log(step, losses, scalars, bar)
+            if report and validation and step % recipe.grid_every == 0:
+                with ema.applied(trainable):
+                    report.validate(step, objective, validation, accelerator.autocast)
             if finite and (step % recipe.save_every == 0 or step == recipe.steps):
                 save(recipe, accelerator, step, state)
 
-    finished = step >= recipe.steps
-    if finished:
-        export(recipe, accelerator, state, out / "final")
-    else:
-        save(recipe, accelerator, step, state)
-        bar.write(f"stopped after step {step} as asked; the same command goes on from here")
+    final = _finish(recipe, accelerator, state, step)
+    if final is None:
+        bar.write(f"stopped after step {step} as asked; the same command resumes from here")
     if report:
         report.close()
     accelerator.end_training()
-    return out / "final" if finished else None
+    return final
+
+
+def _finish(recipe: Recipe, accelerator: Accelerator, state: TrainState, step: int) -> Path | None:
+    """Export the weights of a run that has come to its end; else save what it resumes from."""
+    if step < recipe.steps:
+        save(recipe, accelerator, step, state)
+        return None
+    final = Path(recipe.out) / "final"
+    export(recipe, accelerator, state, final)
+    return final
 
 
 class _Stop:

@@ -15,10 +15,12 @@ from pathlib import Path
 
 import torch
 
+from train.command import exit_code
 from train.data.extracted import read_layout
 from train.data.sources import open_source
 from train.loop.precision import resolve_precision
-from train.objectives.scar import ScarObjective, build_objective
+from train.objectives.build import build_objective
+from train.protocols import Objective, Source
 from train.recipe import Recipe, bounded_seed, load_recipe
 
 
@@ -29,13 +31,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--steps", type=int, default=8, help="of each, after one to warm up")
     arguments = parser.parse_intermixed_args(argv)
-    try:
+
+    def run() -> None:
         recipe = load_recipe(arguments.recipe, arguments.overrides)
         compare(recipe, arguments.folder, arguments.steps)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return exit_code(run)
 
 
 def compare(recipe: Recipe, folder: Path, steps: int) -> None:
@@ -66,7 +67,7 @@ def compare(recipe: Recipe, folder: Path, steps: int) -> None:
 
 
 def _run(
-    recipe: Recipe, objective: ScarObjective, source, steps: int
+    recipe: Recipe, objective: Objective, source: Source, steps: int
 ) -> tuple[float, list[dict[str, float]]]:
     """Examples per second, the first step left out; and the losses of every step by name."""
     losses = []

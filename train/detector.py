@@ -42,7 +42,7 @@ def train(steps: int, seed: int = 0) -> MapNetwork:
         side = SIDES[step % len(SIDES)]
         pictures, depth = _pictures(scenes[side], range(first, first + PAIRS[side]))
         first += PAIRS[side]
-        loss = map_loss(network(_weathered(pictures) * 2 - 1), target_maps(pictures, depth)).mean()
+        loss = map_loss(network(_augment(pictures) * 2 - 1), target_maps(pictures, depth)).mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -132,8 +132,8 @@ def _pictures(scenes: ToyScenes, indices) -> tuple[Tensor, Tensor]:
     return pictures, torch.cat([batch.source_depth, batch.target_depth])
 
 
-def _weathered(pictures: Tensor) -> Tensor:
-    """What happens to pictures on their way to an upload: other exposure, lost detail, noise."""
+def _augment(pictures: Tensor) -> Tensor:
+    """Random exposure, blur and noise, as pictures meet on their way to an upload."""
     count = len(pictures)
     gain = 0.7 + 0.6 * torch.rand(count, 3, 1, 1)
     pictures = (pictures * gain + 0.2 * (torch.rand(count, 1, 1, 1) - 0.5)).clamp(0, 1)

@@ -5,12 +5,13 @@ what is trained; fp32 weights of the frozen networks that nothing `extracted` re
 of a transformer layer in 16 bit as 34 bytes per token and channel (Korthikanti et al. 2022, without
 the attention matrix, which is never stored), or 2 where they are computed again; logits in fp32
 with their gradient, as many as exist together; 6 operations per trained and 2 per frozen weight and
-token, convolutional tokenizer aside.
+token, convolutional tokenizer aside. (`torch.utils.flop_counter` would have to run the model, which
+asks whether text is padded, and the meta device cannot say.)
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,8 +22,9 @@ from preprocessors import PREPROCESSORS
 from scar.config import ScarConfig
 from scar.cross_entropy import LOGITS
 from scar.encoder import ENCODERS, VisualEncoder, feature_shape
+from scar.presets import configure
 from scar.text import TEXT_ENCODERS, TextEncoder
-from scar.weights.checkpoint import build_model, build_tokenizer, configure
+from scar.weights.checkpoint import build_model, build_tokenizer
 from scar.weights.pins import ENCODER_PINS
 from train.data.extracted import RECORD, Layout, read_layout
 from train.data.sources import open_reader
@@ -72,6 +74,8 @@ def dry_run(recipe: Recipe) -> None:
         print(f"\ntrained      tokenizer {count:,}")
     else:
         size = measure(config, needless(recipe))
+        if recipe.train_only == "prefix":
+            size = with_frozen_backbone(size)
         _print_sizes(size)
         _print_memory(recipe, config, size)
     steps = _print_schedule(recipe)
@@ -104,12 +108,21 @@ def measure(config: ScarConfig, without: frozenset[str] = frozenset()) -> Size:
     )
 
 
+def with_frozen_backbone(size: Size) -> Size:
+    """Under `train_only: prefix`; the few of VAR's positions that learn are not counted."""
+    trained = {name: count for name, count in size.trained.items() if name != "backbone"}
+    return replace(
+        size, trained=trained, frozen=size.frozen | {"backbone": size.trained["backbone"]}
+    )
+
+
 def memory_per_process(recipe: Recipe, config: ScarConfig, size: Size, examples: int) -> float:
     """Bytes, for `examples` in one micro-batch of one process."""
-    backbone = config.backbone
-    trained = BYTES_TRAINED + BYTES_MOMENTS[recipe.optimizer]
-    trained += BYTES_AVERAGE if recipe.ema else 0
-    weights = trained * sum(size.trained.values()) + BYTES_FROZEN * sum(size.frozen.values())
+    backbone, trained = config.backbone, sum(size.trained.values())
+    weights = (BYTES_TRAINED + BYTES_MOMENTS[recipe.optimizer]) * trained
+    weights += BYTES_FROZEN * sum(size.frozen.values())
+    if recipe.ema:  # of the whole model, frozen or not
+        weights += BYTES_AVERAGE * (trained + size.frozen.get("backbone", 0))
     kept = BYTES_ACTIVATION * backbone.layers
     if recipe.gradient_checkpointing:
         kept = BYTES_INPUT * backbone.layers + BYTES_ACTIVATION  # one layer at a time is whole
@@ -127,8 +140,12 @@ def operations_per_example(size: Size) -> float:
         next((count for name, count in size.frozen.items() if name.startswith(kind)), 0)
         for kind in ("encoder", "text")
     )
-    return 6 * (size.trained["backbone"] * size.sequence + compressed + upsampled) + 2 * (
-        encoder * size.cells * 2 + text * size.text
+    # A frozen backbone passes gradients on, and has none of its own.
+    backbone = 6 * size.trained.get("backbone", 0) + 4 * size.frozen.get("backbone", 0)
+    return (
+        backbone * size.sequence
+        + 6 * (compressed + upsampled)
+        + 2 * (encoder * size.cells * 2 + text * size.text)
     )
 
 

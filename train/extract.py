@@ -1,4 +1,4 @@
-"""python -m train.extract RECIPE.yaml FOLDER: let the frozen networks see the data once.
+"""python -m train.extract RECIPE.yaml FOLDER: store the outputs of the frozen networks.
 
 Writes VQ codes, encoder features and text embeddings (or a part, `--what tokens,text`) of the
 recipe's first `passes` epochs, with their crops. A recipe with `extracted: FOLDER` then reads them
@@ -21,7 +21,9 @@ from tqdm import tqdm
 
 from scar.config import ScarConfig
 from scar.frozen import FrozenEncoders
-from scar.weights.checkpoint import configure, load_tokenizer
+from scar.presets import configure
+from scar.weights.checkpoint import load_tokenizer
+from train.command import exit_code
 from train.data.extracted import (
     DTYPES,
     PARTS,
@@ -32,7 +34,7 @@ from train.data.extracted import (
     shard_path,
     write_shard,
 )
-from train.data.sources import fingerprint, open_source
+from train.data.sources import open_source
 from train.loop.precision import resolve_precision
 from train.objectives.frozen import NETWORKS
 from train.objectives.scar import encode_batch
@@ -62,10 +64,10 @@ def main(argv: list[str] | None = None) -> int:
         help="tokens,text leaves out the features, which are then computed while training",
     )
     arguments = parser.parse_intermixed_args(argv)
-    try:
-        recipe = load_recipe(arguments.recipe, arguments.overrides)
+
+    def run() -> None:
         extract(
-            recipe,
+            load_recipe(arguments.recipe, arguments.overrides),
             arguments.folder,
             arguments.passes,
             arguments.examples,
@@ -73,10 +75,8 @@ def main(argv: list[str] | None = None) -> int:
             arguments.dtype,
             arguments.what.split(","),
         )
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return exit_code(run)
 
 
 def extract(
@@ -95,33 +95,24 @@ def extract(
 
     Raises:
         ValueError: the recipe is no SCAR recipe, its data or tokenizer are missing, or the folder
-            holds what was extracted for another one.
+            holds what was extracted for another one, or cannot be written.
     """
-    if recipe.objective != "scar":
-        raise ValueError("only recipes with objective scar have something to extract")
-    if not {"tokens"} <= set(what) <= set(PARTS):
-        raise ValueError(f"what to extract is tokens and perhaps others of {', '.join(PARTS)}")
-    if recipe.data == "toy" and set(what) != set(PARTS):
-        raise ValueError("toy data are extracted whole: --what is for data on disk")
+    _check(recipe, examples, what)
     state = PartialState(cpu=not torch.cuda.is_available())
     recipe = resolve_precision(recipe)
     config = configure(recipe.preset, recipe.model)
     source = open_source(replace(recipe, extracted=""), "train", state.device)
-    if examples is None and not hasattr(source, "__len__"):
-        raise ValueError("toy data have no end: say --examples")
     count = examples or passes * len(source)
     parts = [part for part in PARTS if part in what]
-    layout = Layout(facts_of(recipe, config), count, shard, dtype, parts, fingerprint(source))
-    folder.mkdir(parents=True, exist_ok=True)
-    if state.is_main_process:
-        _record(folder, layout)
+    layout = Layout(facts_of(recipe, config), count, shard, dtype, parts, source.fingerprint())
+    _record(folder, layout, state.is_main_process)
     todo = [
         number
         for number in range(state.process_index, layout.shards, state.num_processes)
         if not shard_path(folder, number).is_file()
     ]
     size = recipe.batch_size // (recipe.accumulate * state.num_processes) or 1
-    frozen = _networks(recipe, config, layout, state.device)
+    frozen = _frozen(recipe, config, layout, state.device)
     for number in tqdm(todo, desc="shards", disable=not state.is_main_process):
         indices = layout.indices(number)
         pieces = [indices[first : first + size] for first in range(0, len(indices), size)]
@@ -132,10 +123,21 @@ def extract(
         write_shard(shard_path(folder, number), batches, layout)
 
 
-def _networks(
+def _check(recipe: Recipe, examples: int | None, what: Sequence[str]) -> None:
+    if recipe.objective != "scar":
+        raise ValueError("only recipes with objective scar have something to extract")
+    if not {"tokens"} <= set(what) <= set(PARTS):
+        raise ValueError(f"what to extract is tokens and perhaps others of {', '.join(PARTS)}")
+    if recipe.data == "toy" and set(what) != set(PARTS):
+        raise ValueError("toy data are extracted whole: --what is for data on disk")
+    if recipe.data == "toy" and examples is None:
+        raise ValueError("toy data have no end: say --examples")
+
+
+def _frozen(
     recipe: Recipe, config: ScarConfig, layout: Layout, device: torch.device
 ) -> FrozenEncoders:
-    """Those that make what is stored."""
+    """The networks whose outputs are stored."""
     tokenizer = load_tokenizer(config.tokenizer, Path(recipe.tokenizer))
     without = frozenset(name for part, name in NETWORKS.items() if part not in layout.what)
     frozen = FrozenEncoders(config, tokenizer, without=without)
@@ -143,12 +145,17 @@ def _networks(
     return frozen.to(device, memory_format=torch.channels_last)
 
 
-def _record(folder: Path, layout: Layout) -> None:
+def _record(folder: Path, layout: Layout, writes: bool) -> None:
     if (folder / RECORD).is_file():
         if read_layout(folder) != layout:
             raise ValueError(f"{folder} holds what was extracted in another way; name another one")
         return
-    (folder / RECORD).write_text(json.dumps(asdict(layout), indent=1))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if writes:
+            (folder / RECORD).write_text(json.dumps(asdict(layout), indent=1))
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be written: {error}") from None
 
 
 if __name__ == "__main__":

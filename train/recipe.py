@@ -17,7 +17,7 @@ class Recipe:
     """Everything that decides a run. Paths are relative to where the command is run."""
 
     objective: str  # tokenizer | scar
-    preset: str  # a key of scar.config.PRESETS
+    preset: str  # a key of scar.presets.PRESETS
     out: str  # folder for checkpoints, logs and grids
     about: str = ""  # what the run costs and gives, in a sentence or two
     model: dict = field(default_factory=dict)  # fields of the preset to replace, nested
@@ -49,6 +49,10 @@ class Recipe:
     # What the run starts from
     tokenizer: str = ""  # folder of a trained tokenizer (objective scar)
     init: str = ""  # folder of a checkpoint whose weights are the start; fresh parts are named
+    # Conditions of `init` that this model does without, such as conditioner.class_table.
+    init_ignore: list = field(default_factory=list)
+    # prefix: the backbone stays as `init` has it; what the prefix is made of and read by learns.
+    train_only: str = ""  # "": everything | prefix
 
     # Schedule
     steps: int = 1000
@@ -123,6 +127,10 @@ class Recipe:
             "keep must be at least 2": self.keep >= 2,
             "detector must be auto, real or embedded": self.detector
             in ("auto", "real", "embedded"),
+            "train_only must be empty or prefix": self.train_only in ("", "prefix"),
+            "train_only: prefix needs init, the backbone that stays, and objective scar": bool(
+                not self.train_only or (self.init and self.objective == "scar")
+            ),
             "fit must be crop or squash": self.fit in ("crop", "squash"),
             "enlarge must be 1 or more": self.enlarge >= 1,
             "holdout must lie in [0, 0.5]": 0 <= self.holdout <= 0.5,

@@ -22,14 +22,15 @@ from scar.studio.examples import load_scenes
 from scar.studio.guard import Guard
 from scar.studio.library import Library
 from scar.studio.safety import start_sweeper
-from scar.studio.session import SAMPLING
+from scar.studio.session import SAMPLING, slider_values
 from scar.studio.texts import I18N, say, speaks_chinese
 from scar.studio.theme import CSS, HEAD, THEME
 from scar.studio.workbench import QUIET
+from scar.studio.zero_gpu import is_zero_gpu
 
 QUEUE = 64
 
-__all__ = ["Library", "build_studio", "launch_studio", "start_sweeper"]
+__all__ = ["Library", "build_studio", "is_zero_gpu", "launch_studio", "start_sweeper"]
 
 
 def build_studio(
@@ -87,8 +88,12 @@ def _welcome(library: Library, benches: int) -> list:
         best = library.get(name).defaults
     except InputError:
         return [_badge(library, name), *[gr.skip()] * (len(SAMPLING) * benches + len(SIDES))]
-    values = [getattr(best, field) for field in SAMPLING]
-    return [_badge(library, name), *values * benches, *[best.guidance] * len(SIDES)]
+    values = slider_values(best)
+    return [
+        _badge(library, name),
+        *[*values.values()] * benches,
+        *[values["guidance"]] * len(SIDES),
+    ]
 
 
 def _badge(library: Library, name: str) -> str:

@@ -16,20 +16,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from scar.config import (
-    PRESETS,
     MultiScaleVQConfig,
     NextSetConfig,
     NextTokenConfig,
     ScarConfig,
     VQConfig,
-    from_dict,
-    to_dict,
 )
 from scar.errors import InputError, WeightsError
 from scar.model import SCAR
 from scar.next_set import NextSetTransformer
 from scar.next_token import NextTokenTransformer
 from scar.tokenizer import MultiScaleVQTokenizer, VQTokenizer
+from scar.validation import from_dict, to_dict
 
 SHARD_BYTES = 9_500_000  # a Space refuses files over 10 MB
 
@@ -37,32 +35,25 @@ TOKENIZERS = {VQConfig: VQTokenizer, MultiScaleVQConfig: MultiScaleVQTokenizer}
 BACKBONES = {NextTokenConfig: NextTokenTransformer, NextSetConfig: NextSetTransformer}
 
 
-def configure(preset: str, changes: dict | None = None) -> ScarConfig:
-    """A preset with nested fields replaced, e.g. {"backbone": {"layers": 2}}.
-
-    Raises:
-        WeightsError: unknown preset. KeyError: unknown field.
-    """
-    if preset not in PRESETS:
-        raise WeightsError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
-    return from_dict(ScarConfig, _merged(to_dict(PRESETS[preset]), changes or {}))
-
-
 def usable_device(name: str) -> torch.device:
-    """The device called `name`, for "auto" CUDA where there is one.
+    """The device called `name`, for "auto" CUDA where it can be used.
 
     Raises:
         InputError: torch does not know the name, or this machine has no such device.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError):  # AssertionError: torch was built without CUDA
-        raise InputError(
-            f"There is no device {name!r} to use on this machine; choose auto or cpu."
-        ) from None
+        return torch.device("cuda" if _works("cuda") else "cpu")
+    if not _works(name):
+        raise InputError(f"There is no device {name!r} to use on this machine; choose auto or cpu.")
     return torch.device(name)
+
+
+def _works(device: str) -> bool:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):  # AssertionError: torch was built without CUDA
+        return False
+    return True
 
 
 def build_tokenizer(config: VQConfig | MultiScaleVQConfig) -> VQTokenizer | MultiScaleVQTokenizer:
@@ -99,7 +90,7 @@ def load_config(folder: Path) -> ScarConfig:
         return from_dict(ScarConfig, json.loads((folder / "config.json").read_text("utf-8-sig")))
     except OSError:
         raise WeightsError(f"{folder} is not a SCAR checkpoint: it has no config.json") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except ValueError as error:
         raise WeightsError(f"{folder}/config.json is not a SCAR config: {error}") from error
 
 
@@ -171,11 +162,3 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor]) -> None:
     if found:
         raise WeightsError(f"weights do not fit {type(module).__name__}: {'; '.join(found)}")
     module.load_state_dict(state)
-
-
-def _merged(base: dict, changes: dict) -> dict:
-    merged = dict(base)
-    for key, value in changes.items():
-        nested = isinstance(value, dict) and isinstance(base.get(key), dict)
-        merged[key] = _merged(base[key], value) if nested else value
-    return merged

@@ -52,7 +52,7 @@ class FakePipeline:
 
     def _stream(
         self, image, prompt, region, *, seed=None, guidance=None, temperature=1.0, top_k=0,
-        top_p=1.0, every=4,
+        top_p=1.0, preview_every=4,
     ):  # fmt: skip
         start = time.perf_counter()
         self.running += 1
@@ -61,9 +61,9 @@ class FakePipeline:
             final = edited(image, prompt, seed or 0)
             if isinstance(region, Image.Image):
                 final = Image.composite(final, image, region.point(lambda v: 255 * (v > 127)))
-            for token in self._steps(every):
+            for token in self._steps(preview_every):
                 time.sleep(self.step_seconds)
-                if token % every == 0 or token == self.total_tokens:
+                if token % preview_every == 0 or token == self.total_tokens:
                     shown = revealed(image, final, token / self.total_tokens)
                     seconds = time.perf_counter() - start
                     yield Output(shown, seed or 0, seconds, token, self.total_tokens, token)

@@ -18,8 +18,10 @@ from collections.abc import Iterable
 
 from tqdm import tqdm
 
+from train.command import exit_code
 from train.data.samples import SampleError, foreign, printable
 from train.data.sources import DATA, open_reader
+from train.protocols import Reader
 from train.recipe import Recipe, load_recipe, make_recipe
 
 SHOWN = 3  # samples
@@ -43,11 +45,9 @@ def main(argv: list[str] | None = None) -> int:
         "--every", type=int, default=0, help="read every n-th sample; default: 200 in all"
     )
     arguments = parser.parse_intermixed_args(argv)
-    try:
-        return check(open_reader(_recipe(arguments), arguments.split), arguments.every)
-    except ValueError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return 1
+    return exit_code(
+        lambda: check(open_reader(_recipe(arguments), arguments.split), arguments.every)
+    )
 
 
 def _recipe(arguments: argparse.Namespace) -> Recipe:
@@ -64,7 +64,7 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
     return make_recipe(plain | {"data": arguments.name}, fields)
 
 
-def check(reader, every: int = 0) -> int:
+def check(reader: Reader, every: int = 0) -> int:
     """Read every n-th sample (0: 200 spread over all) and print what was found; 1 on problems."""
     print(f"{len(reader):,} samples in {len(reader.blocks):,} blocks")
     if hasattr(reader, "classes"):
@@ -88,7 +88,7 @@ def _counted(names: Counter) -> str:
     return printable(", ".join(shown)) + (", ..." if len(names) > NAMES_SHOWN else "")
 
 
-def _problems(reader, numbers: Iterable[int]) -> list[str]:
+def _problems(reader: Reader, numbers: Iterable[int]) -> list[str]:
     problems, shown = [], 0
     for number in numbers:
         name = printable(reader.name(number))

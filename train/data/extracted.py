@@ -1,4 +1,4 @@
-"""What the frozen networks saw, on disk: shards that `python -m train.extract` wrote.
+"""Outputs of the frozen networks on disk: shards that `python -m train.extract` wrote.
 
     FOLDER/extracted.json              of what, how many, and in which shards
     FOLDER/part-000000.safetensors     `shard` consecutive indices; rows are read one by one
@@ -22,9 +22,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from scar.config import to_dict
 from scar.model import Batch
 from scar.prefix import DropMask, TextEmbedding
+from scar.validation import to_dict
 from train.data.batch import RawBatch
 from train.data.samples import epoch_order
 from train.recipe import Recipe
@@ -216,7 +216,11 @@ def shard_path(folder: Path, shard: int) -> Path:
 
 
 def write_shard(path: Path, batches: list[Batch], layout: Layout) -> None:
-    """What `layout` stores of batches, in order, as one file; whole or not there."""
+    """What `layout` stores of batches, in order, as one file; whole or not there.
+
+    Raises:
+        ValueError: it cannot be written.
+    """
     dtype = DTYPES[layout.dtype]
     stored = {
         name: torch.cat([getattr(batch, name) for batch in batches]).cpu().contiguous()
@@ -232,7 +236,10 @@ def write_shard(path: Path, batches: list[Batch], layout: Layout) -> None:
         texts = [tokens[valid] for tokens, valid in pairs]
         stored["text"] = torch.cat(texts).to(dtype).cpu().contiguous()
         stored["text_end"] = torch.tensor([len(text) for text in texts]).cumsum(0)
-    save_file(stored, path)  # written aside and renamed
+    try:
+        save_file(stored, path)  # written aside and renamed
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be written: {error}") from None
     path.chmod(0o644)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from train.data.samples import Sample
+from train.protocols import Reader
 
 HELD_OUT_MOST = 512  # samples; more would only take time
 
@@ -16,7 +17,7 @@ class HeldOut:
         share: of the samples; at most HELD_OUT_MOST are held out.
     """
 
-    def __init__(self, reader, share: float, validation: bool):
+    def __init__(self, reader: Reader, share: float, validation: bool):
         self.reader, self.validation = reader, validation
         self.stride = max(round(1 / share), 2, -(-len(reader) // HELD_OUT_MOST))
         self.together = reader.together

@@ -1,9 +1,7 @@
 """From files to batches: decoding, joint cropping, shuffling, and what happens to damaged samples.
 
-A reader gives `len(reader)`, `reader.read(i) -> Sample`, `reader.name(i)` for messages, the blocks
-it is shuffled by and a `fingerprint()`. `Samples` turns one into the source the loop asks.
-Everything is a function of the recipe's seed and the index asked for, so that a run can stop, move
-and go on.
+`Samples` turns a `Reader` into the `Source` that the loop asks. Everything is a function of the
+recipe's seed and the index asked for, so that a run can stop, move and resume.
 """
 
 from __future__ import annotations
@@ -27,10 +25,11 @@ from preprocessors import preprocess
 from scar.images import decode, to_rgb
 from train.data.batch import RawBatch
 from train.data.formats import BLOCKS_TOGETHER
+from train.protocols import Reader
 from train.recipe import Recipe, bounded_seed
 
 FAULTS_ALLOWED = 0.01  # share of the samples read; one is always allowed
-JUDGED_FROM = 1000  # samples; the share of fewer says little
+RATE_FROM = 1000  # samples; among fewer a rate says little
 ATTEMPTS = 20  # replacements tried for one sample
 
 log = logging.getLogger("train.data")
@@ -92,7 +91,7 @@ class Samples:
 
     def __init__(
         self,
-        reader,
+        reader: Reader,
         recipe: Recipe,
         train: bool,
         device: torch.device,
@@ -103,10 +102,12 @@ class Samples:
         self.reader, self.recipe, self.train, self.device = reader, recipe, train, device
         self.remap = remap
         self.order = lru_cache(2)(self._order)
+        # Threads, not a DataLoader's processes: each of those would hold an index and up to 1 GB
+        # of row groups of its own, and the share of damaged samples is counted over all.
         self.pool = ThreadPoolExecutor(max(recipe.workers, 1), "samples")
         self.ahead: dict[int, Future] = {}
         self.last = None
-        self.seen, self.faulty = 0, set()
+        self.attempts, self.faulty = 0, set()
         self.lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -159,7 +160,7 @@ class Samples:
 
     def _framed(self, number: int, rng: Random) -> tuple[Tensor, Tensor, str, int]:
         with self.lock:
-            self.seen += 1
+            self.attempts += 1
         with foreign("it cannot be read"):
             sample = self.reader.read(number)
         recipe = self.recipe
@@ -177,10 +178,10 @@ class Samples:
         log.warning("%s was replaced: %s", name, error)
         with self.lock:
             self.faulty.add(number)  # once, however many epochs come upon it
-            faults, seen = len(self.faulty), min(self.seen, size)
-        if faults > max(1, FAULTS_ALLOWED * min(max(seen, JUDGED_FROM), size)):
+            faults, attempts = len(self.faulty), min(self.attempts, size)
+        if faults > max(1, FAULTS_ALLOWED * min(max(attempts, RATE_FROM), size)):
             raise ValueError(
-                f"{faults} of {seen} samples could not be read, more than 1%; the last was "
+                f"{faults} of {attempts} samples could not be read, more than 1%; the last was "
                 f"{name}: {error}"
             )
 

@@ -1,4 +1,4 @@
-"""Opens the data of a recipe: an object whose `batch(indices)` gives a RawBatch on the device."""
+"""Opens the data of a recipe, as a `Source` of batches on the device or as a `Reader`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 
 from preprocessors import PREPROCESSORS
+from scar.presets import configure
 from scar.toyscenes.dataset import ToyScenes
-from scar.weights.checkpoint import configure
 from train.data.batch import RawBatch
+from train.data.columns import SplitTables
 from train.data.extracted import Extracted, PartlyExtracted, read_layout
 from train.data.files import Listing, list_files, split_of
 from train.data.holdout import HeldOut
@@ -22,17 +23,14 @@ from train.data.rows import NoSplitError, tables
 from train.data.samples import Samples
 from train.data.seed_edit import SeedEdit
 from train.data.toy_tasks import ToyTasks
+from train.protocols import Reader, Source
 from train.recipe import Recipe
 
 DATA = ("toy", "imagenet", "multigen", "seed-edit")
-Reader = ImageNet | LabelledRows | MultiGen | SeedEdit | HeldOut
 
 
-def open_source(
-    recipe: Recipe, split: str, device: torch.device
-) -> ToyEdits | ToyTasks | Samples | Extracted | PartlyExtracted:
-    """Args:
-    split: "train" (shuffled, cropped at random) or "validation".
+def open_source(recipe: Recipe, split: str, device: torch.device) -> Source:
+    """The batches of a split, "train" (shuffled, cropped at random) or "validation".
 
     Raises:
         ValueError: a data source that does not exist, or whose folder is not in its layout.
@@ -43,11 +41,6 @@ def open_source(
         kind = ToyEdits if set(recipe.tasks) == {"edit"} else ToyTasks
         return kind(recipe, split, device)
     return Samples(open_reader(recipe, split), recipe, split == "train", device)
-
-
-def fingerprint(source) -> dict:
-    """What tells data from other data; empty where they are drawn, as the recipe says."""
-    return source.fingerprint() if hasattr(source, "fingerprint") else {}
 
 
 def open_reader(recipe: Recipe, split: str) -> Reader:
@@ -107,10 +100,11 @@ class _Folder:
     def _open(self, split: str) -> Reader:
         recipe, listing = self.recipe, self.listing
         images = Path(recipe.images) if recipe.images else None
+        found = SplitTables(listing, split, images, recipe.columns)
         if recipe.data == "seed-edit":
-            return SeedEdit(listing, split, images, recipe.columns)
+            return SeedEdit(found)
         if recipe.data == "multigen":
-            return MultiGen(listing, split, recipe.control, images, recipe.columns)
+            return MultiGen(found, recipe.control)
         classes = configure(recipe.preset, recipe.model).condition.classes
         if self.has_classes or not tables(listing):
             controls = Path(recipe.controls) if recipe.controls else None
@@ -121,7 +115,7 @@ class _Folder:
                 "recipe: controls is for class folders; give these tables a column "
                 f"control_{recipe.control}, or leave it empty to draw maps while training"
             )
-        return LabelledRows(listing, split, recipe.control, classes, images, recipe.columns)
+        return LabelledRows(found, recipe.control, classes)
 
 
 def _check(recipe: Recipe) -> None:
@@ -148,3 +142,6 @@ class ToyEdits:
         return RawBatch(
             scene.source, scene.target, scene.instruction, label, scene.mask, scene.mask
         )
+
+    def fingerprint(self) -> dict:
+        return {}  # the recipe decides them

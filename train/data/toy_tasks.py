@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from preprocessors import canny, embedded
+from scar.presets import configure
 from scar.toyscenes.dataset import Batch, PlacedObject, ToyScenes
-from scar.weights.checkpoint import configure
 from train.data.batch import RawBatch, to_signed
 from train.recipe import Recipe
 
 TASKS = ("edit", "t2i", "c2i")
-KINDS = ("canny", "depth", "hed", "sketch", "lineart")
+CONTROLS = ("canny", "depth", "hed", "sketch", "lineart")
 AT_ONCE = 32  # pictures that pass the map network together
 
 
@@ -58,7 +58,7 @@ class ToyTasks:
         drawn = [self.draw(index) for index in indices]
         rows = [row for row, (task, _) in enumerate(drawn) if task != "edit"]
         if rows:
-            pictures = showing_main(scene)
+            pictures = main_object_views(scene)
             target[rows] = pictures.images[rows]
             kinds = [drawn[row][1] for row in rows]
             source[rows] = self.maps(pictures.images[rows], kinds, pictures.depth[rows])
@@ -71,10 +71,13 @@ class ToyTasks:
                 text[row], label[row] = "", pictures.label[row]
         return RawBatch(source, target, text, label, mask, changed)
 
+    def fingerprint(self) -> dict:
+        return {}  # the recipe decides them
+
     def draw(self, index: int) -> tuple[str, str]:
         """The task of an example, and the kind of its map if the task has one."""
         rng = Random(f"{self.key}/{index}")
-        return rng.choices(self.tasks, self.shares)[0], rng.choice(KINDS)
+        return rng.choices(self.tasks, self.shares)[0], rng.choice(CONTROLS)
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class Pictures:
         return [next(o for o in objects if o.sprite == label) for label, objects in pairs]
 
 
-def showing_main(scene: Batch) -> Pictures:
+def main_object_views(scene: Batch) -> Pictures:
     """The targets; the sources where the edit took the main object away."""
     labels = scene.label.tolist()
     kept = [
@@ -126,7 +129,7 @@ class ControlMaps:
     def __call__(self, images: Tensor, kinds: Sequence[str], depth: Tensor | None = None) -> Tensor:
         """Maps with equal channels, uint8 (B, 3, S, S), of images uint8 (B, 3, S, S).
 
-        kinds: B of KINDS. depth: exact depth (B, S, S), 0 far to 1 near, where it is known.
+        kinds: B of CONTROLS. depth: exact depth (B, S, S), 0 far to 1 near, where it is known.
         """
         maps = torch.empty_like(images[:, 0])
         exact = [i for i, kind in enumerate(kinds) if kind == "depth" and depth is not None]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from scar.toyscenes.dataset import PlacedObject, ToyScenes
 from train.data.batch import to_signed
-from train.data.toy_tasks import showing_main
+from train.data.toy_tasks import main_object_views
 from train.evaluate.metrics import Box, Features
 
 CACHE = Path("runs/toy_classifier")
@@ -78,7 +78,7 @@ def _crops(features: Features, size: int, objects: int, examples: int) -> tuple[
     scenes = ToyScenes("train", size, objects, device=device, wild=0.0)
     crops, labels = [], []
     for first in range(0, examples, 50):
-        pictures = showing_main(scenes.batch(range(first, min(first + 50, examples))))
+        pictures = main_object_views(scenes.batch(range(first, min(first + 50, examples))))
         placed = [(i, o) for i, some in enumerate(pictures.objects) for o in some]
         images = to_signed(pictures.images)[[i for i, _ in placed]]
         crops.append(features(images, [o.box for _, o in placed]))

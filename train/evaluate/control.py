@@ -19,7 +19,7 @@ from tqdm import tqdm
 from scar import ScarPipeline
 from scar.toyscenes.dataset import PlacedObject, ToyScenes
 from train.data.batch import to_signed
-from train.data.toy_tasks import KINDS, ControlMaps, showing_main
+from train.data.toy_tasks import CONTROLS, ControlMaps, main_object_views
 from train.evaluate.classifier import ObjectClassifier, accuracy, open_classifier
 from train.evaluate.control_metrics import edge_f1, frechet_distance, rmse, structural_similarity
 from train.evaluate.generate import BATCH, generate_all
@@ -85,11 +85,11 @@ def load_conditions(
 ) -> Conditions:
     scenes = ToyScenes(arguments.split, pipe.size, arguments.objects, device=pipe.device)
     parts = [
-        showing_main(scenes.batch(range(i, min(i + BATCH, arguments.n))))
+        main_object_views(scenes.batch(range(i, min(i + BATCH, arguments.n))))
         for i in range(0, arguments.n, BATCH)
     ]
     images = torch.cat([part.images for part in parts])
-    kinds = [KINDS[i % len(KINDS)] for i in range(len(images))]
+    kinds = [CONTROLS[i % len(CONTROLS)] for i in range(len(images))]
     return Conditions(
         to_signed(images),
         maps(images, kinds),
@@ -113,22 +113,22 @@ def columns(
         for name, some in prompts.items()
     }
     tokenizer = pipe.frozen.tokenizer
-    seen = [tokenizer.decode(tokenizer.encode(x)) for x in given.images.split(BATCH)]
+    reconstructed = [tokenizer.decode(tokenizer.encode(x)) for x in given.images.split(BATCH)]
     return pictures | {
         "another": given.images.roll(1, 0),
-        "tokenizer": torch.cat(seen),
+        "tokenizer": torch.cat(reconstructed),
         "original": given.images,
     }
 
 
 def control_figures(maps: ControlMaps, given: Conditions, images: Tensor) -> dict[str, float]:
-    """How well the maps of the pictures, by the detectors of the conditions, fit the conditions."""
+    """Each metric between the control maps and maps detected in the pictures."""
     drawn = maps(to_bytes(images), given.kinds)[:, 0] / 255
-    wanted = given.maps[:, 0] / 255
+    expected = given.maps[:, 0] / 255
     figures = {}
     for kind, (name, measure) in MEASURES.items():
         rows = [i for i, other in enumerate(given.kinds) if other == kind]
-        figures[name] = float(measure(drawn[rows], wanted[rows]).mean())
+        figures[name] = float(measure(drawn[rows], expected[rows]).mean())
     return figures
 
 

@@ -18,22 +18,24 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from scar.errors import ScarError
+
 MANIFEST = "MANIFEST.json"
 PUBLISHED = re.compile(r"step-(\d{8,18})", re.ASCII)
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(ScarError):
     """A checkpoint could not be written or none of those on disk can be read."""
 
 
 def save(
-    folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], facts: dict, keep: int
+    folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], metadata: dict, keep: int
 ) -> Path:
     """Publish a checkpoint atomically, then remove all but the newest `keep`.
 
     Args:
         tensors: file stem -> state dict.
-        facts: JSON-ready, stored as trainer.json.
+        metadata: JSON-ready, stored as trainer.json.
 
     Raises:
         CheckpointError: the disk is full or not writable; what was there before is untouched.
@@ -46,7 +48,7 @@ def save(
         scratch.mkdir()
         for stem, state in tensors.items():
             save_file(_copied(state), scratch / f"{stem}.safetensors")
-        (scratch / "trainer.json").write_text(json.dumps({"step": step, **facts}, indent=1))
+        (scratch / "trainer.json").write_text(json.dumps({"step": step, **metadata}, indent=1))
         manifest = {p.name: [p.stat().st_size, _digest(p)] for p in sorted(scratch.iterdir())}
         (scratch / MANIFEST).write_text(json.dumps(manifest, indent=1))
         for path in (*scratch.iterdir(), scratch):
@@ -66,15 +68,15 @@ def save(
 
 
 def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict]:
-    """Read one verified checkpoint: (file stem -> state dict, facts).
+    """Read one verified checkpoint: (file stem -> state dict, metadata).
 
     The tensors are mapped from the files, so the processes of a node hold them once.
     """
     tensors = {p.stem: load_file(p) for p in sorted(path.glob("*.safetensors"))}
-    return tensors, load_facts(path)
+    return tensors, load_metadata(path)
 
 
-def load_facts(path: Path) -> dict:
+def load_metadata(path: Path) -> dict:
     return json.loads((path / "trainer.json").read_text())
 
 
@@ -131,7 +133,7 @@ def steps(folder: Path) -> list[int]:
 
 
 def _remove(path: Path) -> None:
-    """A folder, or the link to one that was moved to another disk."""
+    """A folder, or a link to one that was moved to another disk."""
     if path.is_symlink() or path.is_file():
         path.unlink()
     else:
@@ -139,7 +141,7 @@ def _remove(path: Path) -> None:
 
 
 def _copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """On the CPU, and each its own: safetensors takes none that share memory."""
+    """Copies on the CPU: safetensors refuses tensors that share memory."""
     return {k: v.detach().to("cpu", copy=True).contiguous() for k, v in state.items()}
 
 

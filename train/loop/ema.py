@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights: what is evaluated and shipped."""
+"""An exponential moving average of the weights: what is evaluated and exported."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ from train.loop.sharding import sharded_like
 class EMA:
     """Shadow copies of a module's floating-point state; decay 0 keeps none.
 
-    The decay warms up as (1 + step) / (10 + step), so that early averages forget the initial
-    weights.
+        shadow <- d shadow + (1 - d) weights,   d = min(decay, (1 + step) / (10 + step))
+
+    The warm-up of d lets early averages forget the initial weights.
     """
+
+    # torch.optim.swa_utils.AveragedModel copies its module, which FSDP 2 refuses, and counts
+    # updates where this warm-up, and so a resumed run, depends on the step.
 
     def __init__(self, module: nn.Module, decay: float):
         self.decay = decay
@@ -38,7 +42,7 @@ class EMA:
 
     @contextmanager
     def applied(self, module: nn.Module):
-        """Within the context the module has the averaged weights and is in eval mode."""
+        """A context in which the module has the averaged weights and is in eval mode."""
         kept = {k: v.detach().clone() for k, v in _floats(module).items()}
         training = module.training
         module.load_state_dict(module.state_dict() | self.shadow)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import replace
 from functools import cache
@@ -13,7 +12,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
-from scar.weights.checkpoint import configure
+from scar.presets import configure
 from train.loop import checkpoints
 from train.recipe import Recipe
 
@@ -41,8 +40,8 @@ def _checkpointed(out: Path) -> str | None:
     folder = out / "checkpoints"
     for step in reversed(checkpoints.steps(folder)):
         try:
-            facts = json.loads((folder / f"step-{step:08d}" / "trainer.json").read_text())
-            return facts["recipe"]["precision"]
+            metadata = checkpoints.load_metadata(checkpoints.path_of(folder, step))
+            return metadata["recipe"]["precision"]
         except (OSError, ValueError, KeyError):
             continue  # a damaged one; loading names it
     return None

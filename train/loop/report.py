@@ -1,4 +1,4 @@
-"""What is seen of a run: the progress bar, metrics.jsonl, tensorboard (and Weights & Biases), and
+"""What a run reports: the progress bar, metrics.jsonl, tensorboard (and Weights & Biases), and
 grids of fixed examples."""
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from torch.utils.tensorboard import SummaryWriter
 from torchvision.utils import save_image
 from tqdm import tqdm
 
-from scar.weights.checkpoint import configure
+from scar.presets import configure
+from train.protocols import Objective, Source
 from train.recipe import Recipe
 
 VALIDATION_EXAMPLES = 128
@@ -42,12 +43,12 @@ class Report:
         self.tokens = sum(configure(recipe.preset, recipe.model).tokenizer.set_sizes)
         self.since, self.step = time.monotonic(), first_step
 
-    def log(self, step: int, losses: dict[str, Tensor], facts: dict, bar: tqdm) -> None:
-        """Losses by name, their sum, the facts of the step, speed and memory."""
+    def log(self, step: int, losses: dict[str, Tensor], scalars: dict, bar: tqdm) -> None:
+        """Losses by name, their sum, other scalars, speed and memory."""
         now = time.monotonic()
         row = {name: float(value) for name, value in losses.items()}
         row["loss"] = sum(row.values())
-        row |= {name: float(value) for name, value in facts.items()}
+        row |= {name: float(value) for name, value in scalars.items()}
         speed = (step - self.step) * self.recipe.batch_size / (now - self.since)
         row |= {"examples_per_second": speed, "tokens_per_second": speed * self.tokens}
         row["memory_gb"] = peak_memory() / 1e9
@@ -56,7 +57,7 @@ class Report:
         bar.set_postfix({k: f"{v:.4g}" for k, v in row.items() if k not in ("rate", "skipped")})
 
     @torch.no_grad()
-    def validate(self, step: int, objective, source, autocast: Callable) -> None:
+    def validate(self, step: int, objective: Objective, source: Source, autocast: Callable) -> None:
         """Losses on fixed validation examples, and a grid of the first few.
 
         autocast: gives a context for what the objective computes; examples are drawn outside.

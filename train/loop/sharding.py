@@ -1,4 +1,8 @@
-"""Weights that FSDP spreads over processes, made whole and spread again; others pass unchanged."""
+"""Tensors that FSDP shards over the processes, gathered and sharded again; others pass unchanged.
+
+`torch.distributed.checkpoint.state_dict` does the same, but names optimiser states by weight:
+checkpoints that were written by position could not be read any more.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ def gathered(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def sharded_like(value: Tensor | int, other: Tensor) -> Tensor | int:
-    """A whole tensor, spread as `other` of the same shape is; counts pass unchanged."""
+    """A whole tensor, sharded as `other` of the same shape is; step counts pass unchanged."""
     if not isinstance(other, DTensor) or getattr(value, "shape", None) != other.shape:
         return value
     return distribute_tensor(value.to(other.device), other.device_mesh, other.placements)

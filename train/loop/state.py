@@ -1,4 +1,4 @@
-"""What a run changes as it goes, where it starts, and how it is saved."""
+"""The state of a run: how it starts or resumes, is saved, and exported."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from train.data.sources import fingerprint
-from train.loop import checkpoints, moments
+from train.loop import checkpoints, optimizer_state
 from train.loop.checkpoints import CheckpointError
 from train.loop.ema import EMA
 from train.loop.optimizer import build_optimizers
 from train.loop.processes import from_main, is_sharded
 from train.loop.sharding import gathered
-from train.objectives.scar import ScarObjective, TokenizerObjective, build_objective
+from train.objectives.build import build_objective
+from train.protocols import Objective, Source
 from train.recipe import Recipe, bounded_seed
 
 # What a resumed run may change without becoming another run.
@@ -42,15 +42,17 @@ FREE_TO_CHANGE = {
 }
 
 
-class State(NamedTuple):
-    objective: TokenizerObjective | ScarObjective
+class TrainState(NamedTuple):
+    objective: Objective
     optimizers: list[torch.optim.Optimizer]
-    average: EMA
+    ema: EMA
     data: dict  # the fingerprint of what is trained on
 
 
-def prepare(recipe: Recipe, accelerator: Accelerator, source) -> tuple[State, nn.Module, int]:
-    """Fresh, or as the newest checkpoint has it; also the module to call, and the steps done.
+def prepare(
+    recipe: Recipe, accelerator: Accelerator, source: Source
+) -> tuple[TrainState, nn.Module, int]:
+    """A fresh state or the newest checkpoint's, the wrapped module to call, and the steps done.
 
     Raises:
         ValueError: the recipe does not fit its preset, `out` holds another run, or the data are not
@@ -59,43 +61,47 @@ def prepare(recipe: Recipe, accelerator: Accelerator, source) -> tuple[State, nn
             see the same ones.
     """
     torch.manual_seed(bounded_seed(recipe.seed))
-    # What is spread has to be contiguous.
-    layout = torch.contiguous_format if is_sharded(accelerator) else torch.channels_last
+    # FSDP shards contiguous tensors only; bitsandbytes makes weights so at its first step, and a
+    # resumed run must not start in another layout: gradients are summed in the order of memory.
+    contiguous = is_sharded(accelerator) or recipe.optimizer == "adamw8bit"
+    layout = torch.contiguous_format if contiguous else torch.channels_last
     objective = build_objective(recipe).to(accelerator.device, memory_format=layout)
-    data = fingerprint(source)
+    data = source.fingerprint()
     tensors, step = _newest(recipe, accelerator, data)
     if step:
         objective.stateful().load_state_dict(tensors["model"])
     else:
         objective.start(source)
     optimizers = build_optimizers(recipe, objective.trainable())
-    wrapped, *optimizers = accelerator.prepare(objective, *optimizers)
-    average = EMA(objective.trainable(), recipe.ema)
+    # FSDP gathers weights in `forward` of the objective, its root, and of each block; all other
+    # methods, `encode_prefix` among them, run within these and need no registration.
+    ddp_model, *optimizers = accelerator.prepare(objective, *optimizers)
+    ema = EMA(objective.trainable(), recipe.ema)
     if step:
         for i, optimizer in enumerate(optimizers):
-            moments.restore(optimizer, tensors[f"optimizer{i}"])
-        average.load(tensors.get("ema", {}))
-    return State(objective, optimizers, average, data), wrapped, step
+            optimizer_state.restore(optimizer, tensors[f"optimizer{i}"])
+        ema.load(tensors.get("ema", {}))
+    return TrainState(objective, optimizers, ema, data), ddp_model, step
 
 
-def save(recipe: Recipe, accelerator: Accelerator, step: int, state: State) -> None:
+def save(recipe: Recipe, accelerator: Accelerator, step: int, state: TrainState) -> None:
     """Publish a checkpoint; every process must call this. Raises CheckpointError."""
-    tensors = {"model": state.objective.stateful().state_dict(), "ema": state.average.shadow}
+    tensors = {"model": state.objective.stateful().state_dict(), "ema": state.ema.shadow}
     for i, optimizer in enumerate(state.optimizers):
-        tensors[f"optimizer{i}"] = moments.flatten(optimizer)
+        tensors[f"optimizer{i}"] = optimizer_state.flatten(optimizer)
     tensors = {stem: gathered(part) for stem, part in tensors.items()}
     if accelerator.is_main_process:
-        facts = {"recipe": asdict(recipe), "data": state.data}
-        checkpoints.save(Path(recipe.out) / "checkpoints", step, tensors, facts, recipe.keep)
+        metadata = {"recipe": asdict(recipe), "data": state.data}
+        checkpoints.save(Path(recipe.out) / "checkpoints", step, tensors, metadata, recipe.keep)
     accelerator.wait_for_everyone()
 
 
-def export(recipe: Recipe, accelerator: Accelerator, state: State, folder: Path) -> None:
+def export(recipe: Recipe, accelerator: Accelerator, state: TrainState, folder: Path) -> None:
     """Write the averaged weights for `scar.weights.checkpoint`; every process must call this."""
     accelerator.wait_for_everyone()  # the run is over once it is over for all
-    objective, average = state.objective, state.average
+    objective = state.objective
     trainable = objective.trainable()
-    with average.applied(trainable):
+    with state.ema.applied(trainable):
         if not accelerator.is_fsdp2:
             if accelerator.is_main_process:
                 objective.export(folder)
@@ -128,10 +134,10 @@ def _step_to_resume(recipe: Recipe, folder: Path, data: dict) -> int:
     path = checkpoints.newest(folder)
     if path is None:
         return 0
-    facts = checkpoints.load_facts(path)
-    _same_run(recipe, facts["recipe"])
-    _same_data(recipe, facts.get("data", data), data)
-    return facts["step"]
+    metadata = checkpoints.load_metadata(path)
+    _same_run(recipe, metadata["recipe"])
+    _same_data(recipe, metadata.get("data", data), data)
+    return metadata["step"]
 
 
 def _same_everywhere(recipe: Recipe, folder: Path, step: int, identity: str) -> None:

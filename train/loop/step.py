@@ -1,4 +1,4 @@
-"""One step of training: its gradients, and what the optimisers make of them."""
+"""One step of training: its gradients, and the update of the weights."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from train.loop.optimizer import rate
+from train.protocols import Source
 from train.recipe import Recipe, bounded_seed
 
 
 def gradients(
-    recipe: Recipe, accelerator: Accelerator, wrapped: nn.Module, source, step: int
+    recipe: Recipe, accelerator: Accelerator, ddp_model: nn.Module, source: Source, step: int
 ) -> dict[str, Tensor]:
-    """Leave the mean gradient of a step in the weights; returns this process's mean losses by name.
+    """Accumulate the gradient of a step; returns this process's mean losses by name.
 
     A step is cut into `accumulate` x processes parts. What a part computes is keyed to (seed, step,
     part) alone, so two processes repeat what one does in twice as many micro-batches.
+
+    ddp_model: the objective as accelerate has wrapped it, in DDP or FSDP.
     """
     losses: dict[str, Tensor] = {}
     for micro in range(recipe.accumulate):
@@ -27,30 +30,30 @@ def gradients(
         raw = source.batch(_indices(recipe, step, part, accelerator.num_processes))
         last = micro == recipe.accumulate - 1
         accelerator.sync_gradients = last
-        with nullcontext() if last else accelerator.no_sync(wrapped):
+        with nullcontext() if last else accelerator.no_sync(ddp_model):
             with accelerator.autocast():
-                terms = wrapped(raw, step)
+                terms = ddp_model(raw, step)
             accelerator.backward(sum(terms.values()) / recipe.accumulate)
         for name, term in terms.items():
             losses[name] = losses.get(name, 0) + term.detach() / recipe.accumulate
     return losses
 
 
-def set_rate(recipe: Recipe, optimizers: list, step: int) -> None:
+def set_rate(recipe: Recipe, optimizers: list[torch.optim.Optimizer], step: int) -> None:
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate(recipe, step)
 
 
-def update(optimizers: list, finite: bool) -> None:
-    """Move the weights, unless the gradients are not finite. DeepSpeed has done both already."""
+def update(optimizers: list[torch.optim.Optimizer], finite: bool) -> None:
+    """Update the weights where the gradients are finite, and free the gradients."""
     for optimizer in optimizers:
         if finite:
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
 
-def over_processes(accelerator: Accelerator, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+def mean_over_processes(accelerator: Accelerator, losses: dict[str, Tensor]) -> dict[str, Tensor]:
     """Mean losses of all processes, each of which must call this."""
     values = torch.stack([term.float() for term in losses.values()])
     return dict(zip(losses, accelerator.reduce(values, "mean"), strict=True))

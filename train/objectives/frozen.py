@@ -1,4 +1,4 @@
-"""Frozen networks beside what `python -m train.extract` has stored of them."""
+"""The frozen networks that a run needs, given what `python -m train.extract` has stored."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from train.data.batch import to_signed
 from train.data.extracted import RECORD, Partial, read_layout
 from train.recipe import Recipe
 
-NETWORKS = {"features": "encoder", "text": "text"}  # part that is stored -> what makes it
+NETWORKS = {"features": "encoder", "text": "text"}  # stored part -> the network it replaces
 
 
 def needless(recipe: Recipe) -> frozenset[str]:
-    """Which networks a run never calls: what is stored, unless grids are drawn with them. The
-    tokenizer is always there, as it is exported."""
+    """Which networks a run never calls: those whose outputs are stored, unless grids need them. The
+    tokenizer is always built, as it is exported."""
     if not recipe.extracted or recipe.grid_every:
         return frozenset()
     folder = Path(recipe.extracted)
@@ -30,14 +30,14 @@ def needless(recipe: Recipe) -> frozenset[str]:
 
 def build_frozen(recipe: Recipe, config: ScarConfig) -> FrozenEncoders:
     """The networks that a recipe needs, pretrained. Raises WeightsError as `load_tokenizer`."""
-    # Fresh weights are drawn afterwards: they must not depend on which networks are built.
+    # Fresh weights are initialised afterwards and must not depend on which networks are built.
     with torch.random.fork_rng(devices=[]):
         tokenizer = load_tokenizer(config.tokenizer, Path(recipe.tokenizer))
         return FrozenEncoders(config, tokenizer, without=needless(recipe))
 
 
 def completed(frozen: FrozenEncoders, examples: Batch | Partial) -> Batch:
-    """Stored examples, with what is not stored computed from the images; no condition dropped."""
+    """Stored examples, the rest computed from their images; no condition dropped."""
     if isinstance(examples, Batch):
         return examples
     raw, found = examples.raw, dict(examples.stored)

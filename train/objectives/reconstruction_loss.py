@@ -1,4 +1,15 @@
-"""What decoded images are judged by: features of a frozen network, and a critic of them."""
+"""Perceptual and adversarial losses of decoded images, in a frozen feature space.
+
+    L_perceptual    = |phi(x) - phi(x')|^2                       of whole images
+    L_close_up      = the same of close-ups of the edit
+    L_generator     = -E[D(phi(x'))]                             D's weights held fixed
+    L_discriminator = E[max(0, 1 - D(phi(x)))] + E[max(0, 1 + D(phi(sg x')))]
+
+x is the target, x' its reconstruction, phi EfficientNet-Lite0, D the discriminator, sg the stopped
+gradient; the last two are VQGAN's hinge losses.
+
+Letters: B images, S pixels a side.
+"""
 
 from __future__ import annotations
 
@@ -14,33 +25,37 @@ from train.evaluate.metrics import CROP, Box, crops
 class ReconstructionLoss(nn.Module):
     """Weighted losses of decoded images, whole and as close-ups of what an edit touches.
 
-    perceptual: weight of the feature distance of whole images; larger ones, which would cost more
-        than all else, are seen through a window of 128 pixels.
+    perceptual: weight of the feature distance of whole images; of larger ones a random crop of 128
+        pixels is compared, since they would cost more than all else.
     close_up: weight of the feature distance of close-ups.
-    adversarial: weight of a critic's opinion of close-ups; it learns beside what it judges.
+    adversarial: weight of the generator loss on close-ups; above 0 there is a discriminator.
     """
 
     def __init__(self, size: int, perceptual: float, close_up: float, adversarial: float):
         super().__init__()
         self.perceptual, self.close_up, self.adversarial = perceptual, close_up, adversarial
         self.features = FeatureLevels(size)
-        self.critic = Critic(FeatureLevels.channels) if adversarial else nn.Module()
+        self.discriminator = Discriminator(FeatureLevels.channels) if adversarial else nn.Module()
 
-    def forward(self, seen: Tensor, wanted: Tensor, boxes: list[Box]) -> dict[str, Tensor]:
-        """Decoded and true images (B, 3, S, S) in [-1, 1], and a box of each, by name of loss."""
+    def forward(self, recon: Tensor, target: Tensor, boxes: list[Box]) -> dict[str, Tensor]:
+        """Losses by name, of reconstructions and targets (B, 3, S, S) in [-1, 1].
+
+        boxes: B boxes of what the edit touches, in pixels.
+        """
         losses = {}
         if self.perceptual:
-            side = float(seen.shape[-1])
-            windows = [window((0.0, 0.0, side, side)) for _ in seen]
-            a, b = (self.features(crops(x, windows)) for x in (seen, wanted))
-            losses["perceptual"] = self.perceptual * feature_distance(a, b)
+            side = float(recon.shape[-1])
+            windows = [window((0.0, 0.0, side, side)) for _ in recon]
+            levels = [self.features(crops(x, windows)) for x in (recon, target)]
+            losses["perceptual"] = self.perceptual * feature_distance(*levels)
         if self.close_up or self.adversarial:
             boxes = [window(box) for box in boxes]
-            near, near_wanted = (self.features(crops(x, boxes)) for x in (seen, wanted))
-            losses["close_up"] = self.close_up * feature_distance(near, near_wanted)
+            recon_levels, target_levels = (self.features(crops(x, boxes)) for x in (recon, target))
+            losses["close_up"] = self.close_up * feature_distance(recon_levels, target_levels)
         if self.adversarial:
-            fooled, losses["critic"] = self.critic(near, near_wanted)
-            losses["adversarial"] = self.adversarial * fooled
+            generator_loss, discriminator_loss = self.discriminator(recon_levels, target_levels)
+            losses["critic"] = discriminator_loss
+            losses["adversarial"] = self.adversarial * generator_loss
         return losses
 
 
@@ -87,12 +102,9 @@ def feature_distance(a: list[Tensor], b: list[Tensor]) -> Tensor:
     return sum((x - y).square().sum(1).mean() for x, y in zip(a, b, strict=True))
 
 
-class Critic(nn.Module):
-    """Tells features of decoded images from those of true ones, a small head a level.
-
-    A discriminator in a frozen feature space as in Projected GANs (Sauer et al. 2021), without
-    their random projections.
-    """
+class Discriminator(nn.Module):
+    """Tells reconstructions from targets in a frozen feature space, by a small head per level, as
+    in Projected GANs (Sauer et al. 2021) but without their random projections."""
 
     def __init__(self, channels: tuple[int, ...], width: int = 64):
         super().__init__()
@@ -103,13 +115,19 @@ class Critic(nn.Module):
             for c in channels
         )
 
-    def forward(self, seen: list[Tensor], true: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """The loss of who wants to pass for true, which leaves the critic alone, and the critic's
-        own, which leaves the features alone (hinge)."""
-        fooled, told = [], []
-        for head, x, y in zip(self.heads, seen, true, strict=True):
-            x, y = (z * z.shape[1] ** 0.5 for z in (x, y))  # from unit length to unit variance
-            still = {name: weight.detach() for name, weight in head.named_parameters()}
-            fooled.append(-torch.func.functional_call(head, still, x).mean())
-            told.append(F.relu(1 - head(y)).mean() + F.relu(1 + head(x.detach())).mean())
-        return torch.stack(fooled).mean(), torch.stack(told).mean()
+    def forward(self, recon: list[Tensor], target: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Generator and discriminator loss of features (B, C, h, w) per level.
+
+        The generator loss has no gradient for the heads, the discriminator loss none for the
+        features.
+        """
+        generator_losses, discriminator_losses = [], []
+        for head, fake, real in zip(self.heads, recon, target, strict=True):
+            # From unit length to unit variance.
+            fake, real = (x * x.shape[1] ** 0.5 for x in (fake, real))
+            fixed = {name: weight.detach() for name, weight in head.named_parameters()}
+            generator_losses.append(-torch.func.functional_call(head, fixed, fake).mean())
+            discriminator_losses.append(
+                F.relu(1 - head(real)).mean() + F.relu(1 + head(fake.detach())).mean()
+            )
+        return torch.stack(generator_losses).mean(), torch.stack(discriminator_losses).mean()
