@@ -7,6 +7,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from scar.command_line import add_sampling, sampling_options
+from scar.config import MAX_SEED, check_seed, class_or_words
 from scar.errors import ScarError
 
 
@@ -70,11 +72,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="embedded", help="embedded, a folder, or a Hub id")
     parser.add_argument("--paradigm", default="next-token", choices=("next-token", "next-set"))
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--seed", type=int, help="0 to 2147483647; default: any")
-    parser.add_argument("--guidance", type=float)
-    parser.add_argument("--temperature", type=float)
-    parser.add_argument("--top-k", type=int)
-    parser.add_argument("--top-p", type=float)
+    parser.add_argument("--seed", type=int, help=f"0 to {MAX_SEED}; default: any")
+    add_sampling(parser)
 
 
 def _edit(arguments: argparse.Namespace) -> int:
@@ -93,7 +92,6 @@ def _edit(arguments: argparse.Namespace) -> int:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    from scar.config import class_or_words
     from scar.images import open_map
 
     _check(arguments)
@@ -106,10 +104,10 @@ def _generate(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> None:
     """Refuse before anything is loaded what could only fail after the run."""
-    from scar.config import check_seed
     from scar.images import check_output
 
     check_output(arguments.output)
+    sampling_options(arguments)
     if arguments.seed is not None:
         check_seed(arguments.seed)
 
@@ -123,8 +121,7 @@ def _pipeline(arguments: argparse.Namespace):
 
 
 def _options(arguments: argparse.Namespace) -> dict:
-    names = ("seed", "guidance", "temperature", "top_k", "top_p")
-    return {name: getattr(arguments, name) for name in names}
+    return {"seed": arguments.seed, **sampling_options(arguments)}
 
 
 def _run(outputs, arguments: argparse.Namespace) -> int:

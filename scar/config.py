@@ -1,106 +1,101 @@
-"""Every choice the model makes, as frozen dataclasses, and the presets that name the usual ones.
+"""Every choice the model makes, as frozen dataclasses that check their fields.
 
-A preset is data plus `dataclasses.replace`; an unknown key is an error; every field is read
-somewhere.
+`scar.presets` names the usual configurations. Every field is read somewhere.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import types
-import typing
-from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import Field
 
 from scar.errors import InputError
+from scar.validation import Count, Natural, NonNegative, Share, validated
 
 
-@dataclass(frozen=True)
+@validated
 class EncoderConfig:
     """The frozen visual foundation model E."""
 
     name: str = "dinov2-b"  # a key of scar.encoder.ENCODERS
-    image_size: int = 448  # pixels a side; 448 / 14 = 32 cells, one per VQ cell at 512 px
+    image_size: Count = 448  # pixels a side; 448 / 14 = 32 cells, one per VQ cell at 512 px
     # "last": final normalised features (the paper: "DINOv2-B features");
     # "multi": several depths, each layer-normalised, concatenated (the official code's "4th").
-    features: str = "last"
+    features: Literal["last", "multi"] = "last"
 
 
-@dataclass(frozen=True)
+@validated
 class CompressorConfig:
     """P_k: the learnable k x k compression of the prefix."""
 
-    kind: str = "conv+resize"  # conv+resize (the paper) | conv | resize | pixel_unshuffle
-    factor: int = 2  # k in {1, 2, 4}: 1x, 4x, 16x fewer prefix tokens
+    # conv+resize is the paper's.
+    kind: Literal["conv+resize", "conv", "resize", "pixel_unshuffle"] = "conv+resize"
+    factor: Literal[1, 2, 4] = 2  # k: 1x, 4x, 16x fewer prefix tokens
 
 
-@dataclass(frozen=True)
+@validated
 class ConditionConfig:
     """Text, class and null conditions."""
 
     text_encoder: str = "flan-t5-xl"  # a key of scar.text.TEXT_ENCODERS, or "none"
-    text_slots: int = 120  # text tokens in the prefix, left-padded; 0: none
-    classes: int = 0  # class labels; 0: none
+    text_slots: Natural = 120  # text tokens in the prefix, left-padded; 0: none
+    classes: Natural = 0  # class labels; 0: none
     # LlamaGen's text null is a fixed random buffer of its checkpoint; ours is learned.
     learn_null_text: bool = True
 
 
-@dataclass(frozen=True)
+@validated
 class NextTokenConfig:
     """A LlamaGen-compatible backbone."""
 
-    layers: int
-    heads: int
-    width: int
-    dropout: float = 0.0  # on token embeddings, attention and feed-forward outputs
+    layers: Count
+    heads: Count
+    width: Count
+    dropout: Share = 0.0  # on token embeddings, attention and feed-forward outputs
     # LlamaGen multiplies text queries and keys by zero (its rotary table is zero there), so text is
     # averaged; "identity" leaves them as they are, so text can be looked up. Weights depend on it.
-    text_rotation: str = "identity"  # identity | zero
+    text_rotation: Literal["identity", "zero"] = "identity"
     # "shared": prefix cells lie on the target's own grid, stretched to cover it;
     # "offset": the EditAR layout, prefix top left and target bottom right of one larger grid.
-    prefix_positions: str = "shared"
+    prefix_positions: Literal["shared", "offset"] = "shared"
     # "full": prefix slots see each other in both directions (the paper); "causal": only what came
     # before them, as LlamaGen's captions do.
-    prefix_attention: str = "full"
-    guidance_ramp: bool = False  # False: one scale for every token
+    prefix_attention: Literal["full", "causal"] = "full"
+    kind: Literal["NextTokenConfig"] = Field("NextTokenConfig", kw_only=True, repr=False)
 
 
-@dataclass(frozen=True)
+@validated
 class NextSetConfig:
     """A VAR-compatible backbone."""
 
-    layers: int
-    heads: int
-    width: int
-    drop_path: float = 0.0  # of the last layer; grows linearly with depth
-    guidance_ramp: bool = True  # VAR: the scale grows from 1 at the first set to its full value
+    layers: Count
+    heads: Count
+    width: Count
+    drop_path: Share = 0.0  # of the last layer; grows linearly with depth
+    kind: Literal["NextSetConfig"] = Field("NextSetConfig", kw_only=True, repr=False)
 
 
-@dataclass(frozen=True)
+@validated
 class AutoencoderConfig:
     """The convolutional encoder and decoder both tokenizers use."""
 
-    channels: tuple[int, ...] = (128, 128, 256, 256, 512)  # finest level first
-    blocks: int = 2  # residual blocks per level in the encoder; the decoder has one more
-    latent: int = 256  # channels between the autoencoder and the quantiser
-    patch: int = 1  # pixels are folded patch x patch into channels before the first level
+    channels: tuple[Count, ...] = (128, 128, 256, 256, 512)  # finest level first
+    blocks: Count = 2  # residual blocks per level in the encoder; the decoder has one more
+    latent: Count = 256  # channels between the autoencoder and the quantiser
+    patch: Count = 1  # pixels are folded patch x patch into channels before the first level
     attention: bool = True  # self-attention at the coarsest level
     # "group": both references. "none": as in EDSR (Lim et al. 2017), since group norms take half of
     # a training step on a CPU.
-    norm: str = "group"
+    norm: Literal["group", "none"] = "group"
     # A linear map between pixels and latents beside the convolutions (the residual autoencoding of
     # Chen et al. 2024). Started from the principal components of patches it is a sound patch codec
     # at step 0, which the convolutions only have to improve.
     shortcut: bool = False
     # Pixels of the decoder's output per pixel that the encoder reads, along a side. Above 1 the
     # encoder reads images area-downsampled: the same tokens for a larger picture.
-    upscale: int = 1
+    upscale: Count = 1
     # Self-attention with rotary positions at the decoder's coarsest level, in place of `attention`.
     decoder_attention: bool = False
-
-    def __post_init__(self) -> None:
-        if self.upscale < 1:
-            raise ValueError(f"autoencoder.upscale must be 1 or more, not {self.upscale}")
 
     @property
     def encoder_downsampling(self) -> int:
@@ -113,14 +108,15 @@ class AutoencoderConfig:
         return self.upscale * self.encoder_downsampling
 
 
-@dataclass(frozen=True)
+@validated
 class VQConfig:
     """A single-scale tokenizer of the LlamaGen VQ-16 family."""
 
-    image_size: int = 256  # pixels a side, of what `encode` takes and `decode` gives
-    codebook_size: int = 16384
-    code_dim: int = 8
+    image_size: Count = 256  # pixels a side, of what `encode` takes and `decode` gives
+    codebook_size: Count = 16384
+    code_dim: Count = 8
     autoencoder: AutoencoderConfig = AutoencoderConfig()
+    kind: Literal["VQConfig"] = Field("VQConfig", kw_only=True, repr=False)
 
     @property
     def grid(self) -> int:
@@ -136,16 +132,17 @@ class VQConfig:
         return (self.grid,)
 
 
-@dataclass(frozen=True)
+@validated
 class MultiScaleVQConfig:
     """A residual multi-scale tokenizer of the VAR family."""
 
-    scales: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
-    image_size: int = 256  # pixels a side, of what `encode` takes and `decode` gives
-    codebook_size: int = 4096
-    code_dim: int = 32
-    residual_convs: int = 4  # phi, shared between neighbouring scales
+    scales: tuple[Count, ...] = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
+    image_size: Count = 256  # pixels a side, of what `encode` takes and `decode` gives
+    codebook_size: Count = 4096
+    code_dim: Count = 32
+    residual_convs: Count = 4  # phi, shared between neighbouring scales
     autoencoder: AutoencoderConfig = AutoencoderConfig((160, 160, 320, 320, 640), latent=32)
+    kind: Literal["MultiScaleVQConfig"] = Field("MultiScaleVQConfig", kw_only=True, repr=False)
 
     @property
     def grid(self) -> int:
@@ -161,38 +158,82 @@ class MultiScaleVQConfig:
         return self.scales
 
 
-@dataclass(frozen=True)
+@validated
 class LossConfig:
     """L = L_CE + preservation * L_pres + alignment * L_align + region * L_region."""
 
-    preservation: float = 1.0
-    alignment: float = 0.5  # the paper's delta
-    region: float = 0.0  # ours; 0 is the paper's model, which has no region head
+    preservation: NonNegative = 1.0
+    alignment: NonNegative = 0.5  # the paper's delta
+    region: NonNegative = 0.0  # ours; 0 is the paper's model, which has no region head
     # Without it both sides of L_align move and a constant projection minimises it.
     detach_target: bool = True
     # "raw": |H_s - P_t|^2, the paper's; "unit_rms": of both sides at unit mean square, so that it
     # can reach 0 behind a final norm with any weight.
-    alignment_distance: str = "unit_rms"
-
-    def __post_init__(self) -> None:
-        if self.alignment_distance not in ("unit_rms", "raw"):
-            raise ValueError(
-                f"alignment_distance must be unit_rms or raw, not {self.alignment_distance!r}"
-            )
+    alignment_distance: Literal["unit_rms", "raw"] = "unit_rms"
 
 
-@dataclass(frozen=True)
+@validated
 class RegionConfig:
     """The edit region, for models trained with L_region."""
 
-    threshold: float = 0.3  # probability above which a cell may change
-    whole: float = 0.6  # share of the cells above which the whole picture may
+    threshold: Share = 0.3  # probability above which a cell may change
+    whole: Share = 0.6  # share of the cells above which the whole picture may
     # Distance of source and target features (2 - 2 cos) above which a cell counts as changed, for
     # data that has no mask.
-    feature_distance: float = 0.5
+    feature_distance: NonNegative = 0.5
 
 
 MAX_SEED = 2**31 - 1  # of a run; the studio, the command line and the pipeline take the same ones
+
+
+class Range(NamedTuple):
+    """The values a number of `Sampling` may have."""
+
+    kind: type  # int | float
+    lowest: float
+    highest: float
+    usual: tuple[float, float]  # what a slider spans
+    step: float  # of a slider
+    about: str
+
+    def __str__(self) -> str:
+        return f"{self.lowest:g} to {self.highest:.10g}"
+
+    def clamped(self, value: float) -> float:
+        """The nearest one that a slider shows."""
+        return min(max(value, self.usual[0]), self.usual[1])
+
+
+# The one table of limits: `Sampling`, both command lines, the studio and its API read it.
+SAMPLING_RANGES: dict[str, Range] = {
+    #                    kind   from   to        usual      step
+    "guidance": Range(float, 0, 30, (0, 20), 0.1, "1 is none, more follows the words closer"),
+    "temperature": Range(float, 0, 10, (0, 2), 0.05, "0 is greedy, lower is safer"),
+    "top_k": Range(int, 0, 2**31 - 1, (0, 16384), 1, "draw from the k likeliest tokens; 0: all"),
+    "top_p": Range(float, 0.001, 1, (0.05, 1), 0.01, "draw from the likeliest that sum to p"),
+}
+NULLS = ("text", "joint")
+
+
+def _limits(name: str):
+    return Field(ge=SAMPLING_RANGES[name].lowest, le=SAMPLING_RANGES[name].highest)
+
+
+@validated
+class Sampling:
+    """How tokens are drawn; `SAMPLING_RANGES` has the limits."""
+
+    guidance: Annotated[float, _limits("guidance")] = 3.0  # s in u + s (c - u)
+    temperature: Annotated[float, _limits("temperature")] = 1.0  # 0, all below 1e-6: greedy
+    top_k: Annotated[int, _limits("top_k")] = 0
+    top_p: Annotated[float, _limits("top_p")] = 1.0
+    # What the unconditional half drops, "text" (the image stays) or "joint" (both go).
+    null: Literal[NULLS] = "text"
+    guidance_ramp: bool = False  # VAR: the scale grows from 1 at the first set to its full value
+
+    def __post_init__(self) -> None:
+        if self.temperature < 1e-6:  # logits over so little would overflow
+            object.__setattr__(self, "temperature", 0.0)
 
 
 def check_seed(seed: int) -> int:
@@ -208,171 +249,27 @@ def class_or_words(prompt: str) -> str | int:
     return int(prompt) if is_class else prompt
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are drawn.
-
-    guidance: 1 is none. temperature: 0, which all below 1e-6 becomes, is greedy. top_k 0 and top_p
-    1 keep everything.
-    null: what the unconditional half drops, "text" (the image stays) or "joint" (both go).
-    """
-
-    guidance: float = 3.0
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    null: str = "text"
-
-    def __post_init__(self) -> None:
-        checks = {
-            "guidance must be between 0 and 30": 0 <= self.guidance <= 30,
-            "temperature must be between 0 and 10": 0 <= self.temperature <= 10,
-            "top_k must be 0 (everything) or more": self.top_k >= 0,
-            "top_p must be above 0 and at most 1": 0 < self.top_p <= 1,
-            "null must be text or joint": self.null in ("text", "joint"),
-        }
-        for message, holds in checks.items():
-            if not holds:
-                raise ValueError(message)
-        if self.temperature < 1e-6:  # logits over so little would overflow
-            object.__setattr__(self, "temperature", 0.0)
-
-
-@dataclass(frozen=True)
+@validated
 class ScarConfig:
-    """One complete SCAR: what `scar.weights.checkpoint.build` needs."""
+    """One complete SCAR: what `scar.weights.checkpoint.build_model` needs."""
 
-    backbone: NextTokenConfig | NextSetConfig
-    tokenizer: VQConfig | MultiScaleVQConfig
+    backbone: Annotated[NextTokenConfig | NextSetConfig, Field(discriminator="kind")]
+    tokenizer: Annotated[VQConfig | MultiScaleVQConfig, Field(discriminator="kind")]
     encoder: EncoderConfig = EncoderConfig()
     compressor: CompressorConfig = CompressorConfig()
     condition: ConditionConfig = ConditionConfig()
     losses: LossConfig = LossConfig()
     region: RegionConfig = RegionConfig()
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: Sampling = Sampling()
     class_names: tuple[str, ...] = ()
 
-
-def to_dict(config) -> dict:
-    """A JSON-ready dict; unions carry the class name under "kind"."""
-    return _plain(config, tagged=False)
-
-
-def from_dict(kind: type, data: dict):
-    """The inverse of `to_dict`. Unknown keys raise KeyError naming the nearest valid one."""
-    hints = typing.get_type_hints(kind)
-    for key in data:
-        if key not in hints:
-            near = difflib.get_close_matches(key, hints, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise KeyError(f"{kind.__name__} has no field {key!r}{hint}")
-    return kind(**{key: _typed(hints[key], value) for key, value in data.items()})
-
-
-def _plain(value, tagged: bool):
-    if dataclasses.is_dataclass(value):
-        hints = typing.get_type_hints(type(value))
-        fields = {
-            f.name: _plain(getattr(value, f.name), _is_union(hints[f.name]))
-            for f in dataclasses.fields(value)
-        }
-        return {"kind": type(value).__name__, **fields} if tagged else fields
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _typed(hint, value):
-    if _is_union(hint):
-        options = {option.__name__: option for option in typing.get_args(hint)}
-        fields = dict(value)
-        kind = fields.pop("kind", None)
-        if kind not in options:
-            raise KeyError(f"kind must be one of {', '.join(options)}, not {kind!r}")
-        return from_dict(options[kind], fields)
-    if dataclasses.is_dataclass(hint):
-        return from_dict(hint, value)
-    return tuple(value) if typing.get_origin(hint) is tuple else value
-
-
-def _is_union(hint) -> bool:
-    return isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
-
-
-# The published shapes. LlamaGen: table 1 of the paper; VAR: width 64 d, d heads.
-LLAMAGEN = {
-    #                          layers heads width
-    "llamagen-b": NextTokenConfig(12, 12, 768),
-    "llamagen-l": NextTokenConfig(24, 16, 1024),
-    "llamagen-xl": NextTokenConfig(36, 20, 1280),
-    "llamagen-xxl": NextTokenConfig(48, 24, 1536),
-    "llamagen-3b": NextTokenConfig(24, 32, 3200),
-}
-VAR = {
-    f"var-d{d}": NextSetConfig(d, d, 64 * d, drop_path=0.1 * d / 24) for d in (12, 16, 20, 24, 30)
-}
-
-_TOY_AUTOENCODER = AutoencoderConfig(
-    (128, 256), blocks=1, latent=64, patch=4, attention=False, norm="none", shortcut=True
-)
-_TOY_ENCODER = EncoderConfig("efficientnet-lite0", image_size=256, features="multi")
-_TOY_CONDITION = ConditionConfig("minilm-l6", text_slots=24)
-# Of 64 validation edits next-token gets 92% right at guidance 3 and 94% at 5, which costs 0.6 dB of
-# background; next-set 64%, 69%, 67% at 3, 4, 5, and 56% at 3 with the joint null: python -m
-# train.evaluate.__main__ toy_edit --split validation --n 64 --guidance G --temperature 0.5 --null N
-_TOY_SAMPLING = Sampling(guidance=3.0, temperature=0.5, null="text")
-
-
-def _llamagen(name: str, size: int, condition: ConditionConfig, null: str = "text") -> ScarConfig:
-    backbone = replace(LLAMAGEN[name], text_rotation="zero", dropout=0.1)
-    sampling = (
-        Sampling(7.5, top_k=1000, null=null)
-        if condition.text_slots > 1
-        else Sampling(4.0, top_k=2000, null=null)
-    )
-    return ScarConfig(backbone, VQConfig(size), condition=condition, sampling=sampling)
-
-
-def _var(name: str) -> ScarConfig:
-    return ScarConfig(
-        VAR[name],
-        MultiScaleVQConfig(),
-        condition=ConditionConfig("none", text_slots=0, classes=1000),
-        sampling=Sampling(2.5, top_k=900, top_p=0.96),
-    )
-
-
-_C2I = ConditionConfig("none", text_slots=1, classes=1000)
-_T2I = ConditionConfig("flan-t5-xl", text_slots=120, learn_null_text=False)
-
-PRESETS: dict[str, ScarConfig] = {
-    # Class-conditional weights are published at 256 px up to L, at 384 px above.
-    **{f"llamagen-{size}-c2i": _llamagen(f"llamagen-{size}", 256, _C2I) for size in ("b", "l")},
-    **{
-        f"llamagen-{size}-c2i": _llamagen(f"llamagen-{size}", 384, _C2I)
-        for size in ("xl", "xxl", "3b")
-    },
-    "llamagen-xl-t2i-256": _llamagen("llamagen-xl", 256, _T2I),
-    "llamagen-xl-t2i": _llamagen("llamagen-xl", 512, _T2I),
-    **{name: _var(name) for name in VAR},
-    # The embedded family: 128 px, 16 x 16 tokens, 8 x 8 prefix; what two CPU cores can train and
-    # serve.
-    "toy-next-token": ScarConfig(
-        NextTokenConfig(6, 4, 256),
-        VQConfig(128, codebook_size=2048, autoencoder=_TOY_AUTOENCODER),
-        encoder=_TOY_ENCODER,
-        condition=_TOY_CONDITION,
-        sampling=_TOY_SAMPLING,
-    ),
-    "toy-next-set": ScarConfig(
-        NextSetConfig(6, 4, 256),
-        MultiScaleVQConfig(
-            (1, 2, 4, 8, 12, 16),
-            128,
-            codebook_size=2048,
-            code_dim=16,
-            autoencoder=replace(_TOY_AUTOENCODER, latent=16),
-        ),
-        encoder=_TOY_ENCODER,
-        condition=_TOY_CONDITION,
-        sampling=replace(_TOY_SAMPLING, guidance=4.0),
-    ),
-}
+    @staticmethod
+    def upgraded(data: dict) -> dict:
+        """`data`, whole or in part, with the guidance ramp where it is now: it was a field of the
+        backbone."""
+        backbone = data.get("backbone") if isinstance(data, dict) else None
+        if not isinstance(backbone, dict) or "guidance_ramp" not in backbone:
+            return data
+        rest = {key: value for key, value in backbone.items() if key != "guidance_ramp"}
+        ramp = {"guidance_ramp": backbone["guidance_ramp"]}
+        return data | {"backbone": rest, "sampling": ramp | data.get("sampling", {})}

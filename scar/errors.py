@@ -22,7 +22,8 @@ class InputError(ScarError):
 
 
 class ConfigError(ScarError):
-    """A config that describes no model."""
+    """A config or a recipe that cannot be used: an unknown key, a wrong type, a number out of
+    range."""
 
 
 class WeightsError(ScarError):

@@ -242,7 +242,7 @@ def cfg_rows(sampling: Sampling) -> int:
 
 def guidance_schedule(sampling: Sampling, backbone: Backbone) -> Tensor:
     """s of each set, (sets,)."""
-    count, ramp = len(backbone.set_sizes), backbone.config.guidance_ramp
+    count, ramp = len(backbone.set_sizes), sampling.guidance_ramp
     return torch.tensor([guidance_at(sampling, index, count, ramp) for index in range(count)])
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from helpers.tiny import PARADIGMS, TINY, save_tiny
 
-from scar.weights.checkpoint import build_tokenizer, configure, save_tokenizer
+from scar.presets import configure
+from scar.weights.checkpoint import build_tokenizer, save_tokenizer
 
 
 @pytest.fixture(scope="session")

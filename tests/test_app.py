@@ -164,7 +164,7 @@ def test_preprocess_draws_edges(client, picture):
     [
         ({"instruction": " "}, "say what should change"),
         ({"instruction": "x" * 300}, "at most 200 characters"),
-        ({"guidance": 1000}, "guidance must lie between 0 and 20"),
+        ({"guidance": 1000}, "guidance must lie between 0 and 30"),
         ({"seed": 1.5}, "seed must be a whole number"),
         ({"seed": -1}, "seed must lie between 0 and 2147483647"),
         ({"top_p": "abc"}, "top p must be a number"),

@@ -18,13 +18,12 @@ from safetensors.torch import load_file
 
 from scar import ScarPipeline
 from scar.__main__ import main
-from scar.config import PRESETS
 from scar.frozen import FrozenEncoders
+from scar.presets import PRESETS, configure
 from scar.weights.checkpoint import (
     WeightsError,
     build_model,
     build_tokenizer,
-    configure,
     load_config,
     load_model,
     load_tokenizer,

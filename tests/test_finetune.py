@@ -12,7 +12,7 @@ from helpers.recipes import RECIPES, TINY_ENCODERS, tiny
 
 from train.__main__ import main, train
 from train.loop import checkpoints
-from train.objectives.scar import build_objective
+from train.objectives.build import build_objective
 from train.recipe import Recipe, load_recipe
 
 FINETUNE = RECIPES / "edit/finetune_24gb.yaml"

@@ -12,9 +12,10 @@ from helpers.tiny import TINY
 from scar.attention import set_mask, set_of
 from scar.config import Sampling
 from scar.prefix import DropMask, Prefix, TextEmbedding
+from scar.presets import configure
 from scar.sampling import guidance_at
 from scar.tokenizer import nearest
-from scar.weights.checkpoint import build_model, build_tokenizer, configure
+from scar.weights.checkpoint import build_model, build_tokenizer
 
 SCALES = [1, 2, 3, 4, 5, 6, 8, 10, 13, 16]
 SETS = [side * side for side in SCALES]

@@ -11,10 +11,11 @@ from helpers.tiny import TINY
 from safetensors.torch import load_file
 
 import scar.text
-from scar.config import PRESETS, Sampling
+from scar.config import Sampling
 from scar.prefix import Conditioner, DropMask, TextEmbedding
+from scar.presets import PRESETS, configure
 from scar.sampling import EagerRunner, decode
-from scar.weights.checkpoint import BACKBONES, build_tokenizer, configure, load_strictly
+from scar.weights.checkpoint import BACKBONES, build_tokenizer, load_strictly
 from scar.weights.convert import (
     convert_llamagen,
     convert_var,
@@ -235,9 +236,9 @@ def test_var_logits(var):
 
 
 VAR = {
-    "greedy": Sampling(2.5, temperature=0.0),
-    "sampled": Sampling(2.5, top_k=50, top_p=0.96),
-    "sampled_all": Sampling(5.0),
+    "greedy": Sampling(2.5, temperature=0.0, guidance_ramp=True),
+    "sampled": Sampling(2.5, top_k=50, top_p=0.96, guidance_ramp=True),
+    "sampled_all": Sampling(5.0, guidance_ramp=True),
 }
 
 

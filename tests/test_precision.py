@@ -9,7 +9,8 @@ import torch
 
 from scar.frozen import FrozenEncoders
 from scar.prefix import DropMask
-from scar.weights.checkpoint import build_tokenizer, configure
+from scar.presets import configure
+from scar.weights.checkpoint import build_tokenizer
 from train.loop import checkpoints, precision
 from train.loop.precision import resolve_precision, seconds_per_pass
 from train.recipe import load_recipe

@@ -17,9 +17,7 @@ from helpers.recipes import (
 )
 
 from scar.config import Sampling
-from scar.weights.checkpoint import (
-    configure,
-)
+from scar.presets import configure
 from train.__main__ import main, train
 from train.data.sources import open_source
 from train.dry_run import measure, memory_per_process

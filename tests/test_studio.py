@@ -282,9 +282,9 @@ def test_scenes_come_from_their_list(tmp_path):
 @pytest.fixture(scope="module", params=["next-token", "next-set"])
 def real_pipe(request):
     """The real pipeline of the embedded family with random weights."""
-    from scar.config import PRESETS
     from scar.frozen import FrozenEncoders
     from scar.pipeline import ScarPipeline
+    from scar.presets import PRESETS
     from scar.weights.checkpoint import build_model, build_tokenizer
 
     config = PRESETS[f"toy-{request.param}"]

@@ -8,15 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from scar.presets import configure
 from scar.tokenizer import nearest
 from scar.toyscenes.dataset import ToyScenes
-from scar.weights.checkpoint import (
-    WeightsError,
-    build_tokenizer,
-    configure,
-    load_tokenizer,
-    save_tokenizer,
-)
+from scar.weights.checkpoint import WeightsError, build_tokenizer, load_tokenizer, save_tokenizer
 from train.data.batch import RawBatch
 from train.objectives.reconstruction_loss import ReconstructionLoss, window
 from train.objectives.tokenizer import TokenizerObjective

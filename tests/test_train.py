@@ -12,11 +12,8 @@ import pytest
 import torch
 from helpers.runs import RECIPES, SMALL, TINY_CODES, assert_close, edit_recipe, lines
 
-from scar.weights.checkpoint import (
-    build_model,
-    configure,
-    load_tokenizer,
-)
+from scar.presets import configure
+from scar.weights.checkpoint import build_model, load_tokenizer
 from train.__main__ import main, train
 from train.data.samples import epoch_order
 from train.loop import checkpoints, optimizer_state

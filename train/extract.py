@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from scar.config import ScarConfig
 from scar.frozen import FrozenEncoders
-from scar.weights.checkpoint import configure, load_tokenizer
+from scar.presets import configure
+from scar.weights.checkpoint import load_tokenizer
 from train.command import exit_code
 from train.data.extracted import (
     DTYPES,

@@ -17,7 +17,7 @@ class Recipe:
     """Everything that decides a run. Paths are relative to where the command is run."""
 
     objective: str  # tokenizer | scar
-    preset: str  # a key of scar.config.PRESETS
+    preset: str  # a key of scar.presets.PRESETS
     out: str  # folder for checkpoints, logs and grids
     about: str = ""  # what the run costs and gives, in a sentence or two
     model: dict = field(default_factory=dict)  # fields of the preset to replace, nested

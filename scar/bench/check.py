@@ -12,8 +12,8 @@ from torch import Tensor
 
 from scar.bench.decode import Workload, free_compiled, is_cuda
 from scar.compiled import CompiledRunner
+from scar.presets import configure
 from scar.sampling import EagerRunner
-from scar.weights.checkpoint import configure
 
 SHAPES: dict[str, dict] = {"llamagen-l-c2i": {}, "var-d16": {}}
 SMALL_BACKBONE = {"layers": 2, "heads": 2, "width": 64}

@@ -24,9 +24,10 @@ from scar.compiled import CompiledRunner
 from scar.config import Sampling, ScarConfig
 from scar.encoder import feature_shape
 from scar.prefix import DropMask, Prefix, TextEmbedding
+from scar.presets import configure
 from scar.sampling import EagerRunner
 from scar.text import text_width
-from scar.weights.checkpoint import build_model, build_tokenizer, configure
+from scar.weights.checkpoint import build_model, build_tokenizer
 
 PUBLISHED = ("llamagen-l-c2i", "llamagen-xl-t2i", "var-d16", "var-d30")
 EMBEDDED = ("toy-next-token", "toy-next-set")

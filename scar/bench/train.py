@@ -32,8 +32,9 @@ from scar.cross_entropy import token_loss
 from scar.encoder import feature_shape
 from scar.model import SCAR, Batch
 from scar.prefix import DropMask, TextEmbedding
+from scar.presets import configure
 from scar.text import text_width
-from scar.weights.checkpoint import build_model, configure
+from scar.weights.checkpoint import build_model
 
 PRESET = "llamagen-xl-t2i"
 NARROW = {

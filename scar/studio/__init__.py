@@ -22,7 +22,7 @@ from scar.studio.examples import load_scenes
 from scar.studio.guard import Guard
 from scar.studio.library import Library
 from scar.studio.safety import start_sweeper
-from scar.studio.session import SAMPLING
+from scar.studio.session import SAMPLING, slider_values
 from scar.studio.texts import I18N, say, speaks_chinese
 from scar.studio.theme import CSS, HEAD, THEME
 from scar.studio.workbench import QUIET
@@ -88,8 +88,12 @@ def _welcome(library: Library, benches: int) -> list:
         best = library.get(name).defaults
     except InputError:
         return [_badge(library, name), *[gr.skip()] * (len(SAMPLING) * benches + len(SIDES))]
-    values = [getattr(best, field) for field in SAMPLING]
-    return [_badge(library, name), *values * benches, *[best.guidance] * len(SIDES)]
+    values = slider_values(best)
+    return [
+        _badge(library, name),
+        *[*values.values()] * benches,
+        *[values["guidance"]] * len(SIDES),
+    ]
 
 
 def _badge(library: Library, name: str) -> str:

@@ -7,7 +7,7 @@ wait in the same line as those of the page.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -20,10 +20,16 @@ from scar.images import open_map, open_mask
 from scar.studio.library import Library
 from scar.studio.metadata import save_png
 from scar.studio.safety import SafeImage, Upload, explain
-from scar.studio.session import Progress, Result, bounded, check_settings
+from scar.studio.session import RANGES, Progress, Result, bounded, check_settings
 from scar.studio.workbench import results_folder
 
 MAP_SIDE = 512  # a detector never sees a longer side
+
+
+def _with_ranges(endpoint: Callable) -> Callable:
+    """The endpoint with the allowed ranges in its docstring, which programs are shown."""
+    endpoint.__doc__ = endpoint.__doc__.format(**RANGES)
+    return endpoint
 
 
 class PublicApi:
@@ -58,6 +64,7 @@ class PublicApi:
         )  # fmt: skip
         gr.on([run.click], self.draw_map, [image, detector], result, api_name="preprocess")
 
+    @_with_ranges
     def edit(
         self, image: Upload, instruction: str, region: Upload | None = None, model: str = "",
         seed: float | None = None, guidance: float | None = None,
@@ -70,12 +77,12 @@ class PublicApi:
             instruction: what should change, at most 200 characters.
             region: optional picture, white where the edit may happen, or transparent where not.
             model: name of the model; empty for the first one.
-            seed: whole number for a repeatable result; none draws one.
-            guidance: 0 to 20; higher follows the words more closely; as all below, none for what
+            seed: {seed}, for a repeatable result; none draws one.
+            guidance: {guidance}; higher follows the words more closely; as all below, none for what
                 the model likes best.
-            temperature: 0 to 2; lower is safer.
-            top_k: draw from the k likeliest tokens; 0 for all.
-            top_p: draw from the likeliest tokens that sum to p, 0.05 to 1.
+            temperature: {temperature}; lower is safer.
+            top_k: {top_k}; draw from the k likeliest tokens, 0 for all.
+            top_p: {top_p}; draw from the likeliest tokens that sum to p.
         """
 
         def events() -> Iterator[Any]:
@@ -88,6 +95,7 @@ class PublicApi:
 
         yield from _answers(events())
 
+    @_with_ranges
     def generate(
         self, control_map: Upload, prompt: str, model: str = "", seed: float | None = None,
         guidance: float | None = None, temperature: float | None = None,
@@ -99,11 +107,11 @@ class PublicApi:
             control_map: edges, depth, a sketch or another map, as `preprocess` draws them.
             prompt: what the picture should show, or the number of a class.
             model: name of the model; empty for the first one.
-            seed: whole number for a repeatable result; none draws one.
-            guidance: 0 to 20; as all below, none for what the model likes best.
-            temperature: 0 to 2; lower is safer.
-            top_k: draw from the k likeliest tokens; 0 for all.
-            top_p: draw from the likeliest tokens that sum to p, 0.05 to 1.
+            seed: {seed}, for a repeatable result; none draws one.
+            guidance: {guidance}; as all below, none for what the model likes best.
+            temperature: {temperature}; lower is safer.
+            top_k: {top_k}; draw from the k likeliest tokens, 0 for all.
+            top_p: {top_p}; draw from the likeliest tokens that sum to p.
         """
 
         def events() -> Iterator[Any]:

@@ -16,7 +16,14 @@ from scar.studio import views
 from scar.studio.examples import Scene
 from scar.studio.library import Library
 from scar.studio.safety import SafeImage, Upload, explain
-from scar.studio.session import MAX_PROMPT, RANGES, Result, check_prompt, check_settings
+from scar.studio.session import (
+    MAX_PROMPT,
+    RANGES,
+    Result,
+    check_prompt,
+    check_settings,
+    slider_values,
+)
 from scar.studio.texts import say, tell
 from scar.studio.workbench import LOADING, MODEL, QUIET, SEND_INDEX, results_folder, toast
 
@@ -65,7 +72,7 @@ class CompareTab:
 
     def _side(self, index: int, side: str) -> None:
         names = self.library.names
-        lowest, highest, _ = RANGES["guidance"]
+        allowed = RANGES["guidance"]
         with gr.Row():
             model = gr.Dropdown(
                 names, value=names[min(index, len(names) - 1)], label=say(f"Model, {side}"),
@@ -73,7 +80,7 @@ class CompareTab:
                 elem_id=f"compare-model-{side}",
             )  # fmt: skip
             guidance = gr.Slider(
-                lowest, highest, value=3.0, step=0.1, label=say(f"Guidance, {side}"),
+                *allowed.usual, value=3.0, step=allowed.step, label=say(f"Guidance, {side}"),
                 min_width=140, elem_id=f"compare-guidance-{side}",
             )  # fmt: skip
         self.models.append(model)
@@ -157,7 +164,7 @@ class CompareTab:
             best = self.library.get(name).defaults
         except InputError as error:
             return [gr.skip(), views.status_error(explain(error))]
-        return [best.guidance, views.status_idle(tell(f"{name} is ready"))]
+        return [slider_values(best)["guidance"], views.status_idle(tell(f"{name} is ready"))]
 
     def _pick(self, event: gr.EventData) -> list:
         scene = self.scenes[event.index]

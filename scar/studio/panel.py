@@ -8,7 +8,7 @@ import gradio as gr
 
 from scar.errors import InputError
 from scar.studio.library import Library
-from scar.studio.session import RANGES, SAMPLING, Settings, check_settings
+from scar.studio.session import RANGES, SAMPLING, Settings, check_settings, slider_values
 from scar.studio.texts import say, tell
 
 
@@ -32,11 +32,11 @@ class SettingsPanel:
                     True, label=say("New seed every run"), elem_id=f"{tab}-randomize"
                 )
             self.guidance = self._slider(
-                "guidance", 3.0, 0.1, "Guidance",
+                "guidance", 3.0, "Guidance",
                 "Changes too little? Raise it. Too much? Lower it.",
             )  # fmt: skip
             self.temperature = self._slider(
-                "temperature", 1.0, 0.05, "Temperature",
+                "temperature", 1.0, "Temperature",
                 "Messy? Lower it. Every run the same? Raise it.",
             )  # fmt: skip
             with gr.Row():
@@ -45,11 +45,11 @@ class SettingsPanel:
                     info=say("Draw from the k likeliest tokens; 0 means all."),
                 )  # fmt: skip
                 self.top_p = self._slider(
-                    "top_p", 1.0, 0.01, "Top p", "Draw from the likeliest tokens that sum to p."
+                    "top_p", 1.0, "Top p", "Draw from the likeliest tokens that sum to p."
                 )
             with gr.Row():
                 self.variants = self._slider(
-                    "variants", 1, 1, "Variants", "Pictures in one run, from seeds that follow."
+                    "variants", 1, "Variants", "Pictures in one run, from seeds that follow."
                 )
                 self.preview = gr.Checkbox(
                     True, label=say("Live preview"), elem_id=f"{tab}-preview"
@@ -75,11 +75,13 @@ class SettingsPanel:
         )  # fmt: skip
 
     def restored(self, parameters: dict[str, Any]) -> dict:
-        """Updates that bring back the settings of a past run; nothing if any is out of range."""
+        """Updates that bring back the settings of a past run; nothing if a slider lacks one."""
         values = {name: parameters.get(name) for name in ("seed", *SAMPLING)}
         try:
             check_settings(**values)
         except InputError:
+            return {}
+        if any(RANGES[name].clamped(value) != value for name, value in values.items() if value):
             return {}
         return {self.randomize: False, **{getattr(self, name): values[name] for name in values}}
 
@@ -96,11 +98,11 @@ class SettingsPanel:
     def defaults(self, name: str) -> dict:
         """Updates that set the sampling to what the model called `name` likes best."""
         best = self.library.get(name).defaults
-        return {getattr(self, field): getattr(best, field) for field in SAMPLING}
+        return {getattr(self, field): value for field, value in slider_values(best).items()}
 
-    def _slider(self, name: str, value: float, step: float, label: str, info: str) -> gr.Slider:
-        lowest, highest, _ = RANGES[name]
+    def _slider(self, name: str, value: float, label: str, info: str) -> gr.Slider:
+        allowed = RANGES[name]
         return gr.Slider(
-            lowest, highest, value=value, step=step, label=say(label), info=say(info),
+            *allowed.usual, value=value, step=allowed.step, label=say(label), info=say(info),
             elem_id=f"{self.tab}-{name.replace('_', '-')}",
         )  # fmt: skip

@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from scar.config import MAX_SEED
+from scar.config import MAX_SEED, SAMPLING_RANGES, Range
 from scar.errors import InputError
 from scar.images import to_mask
 
@@ -25,15 +25,12 @@ WORKING_SIDE = 1024  # a larger picture is scaled down: the model sees far fewer
 AS_IT_IS = {"control": "none"}  # what the parameters say of a map that was given as one
 PREVIEWS = 10  # partial images a run aims to show; each costs a decoding of the pixels
 
-SAMPLING = ("guidance", "temperature", "top_k", "top_p")
-# name: (lowest, highest, kind); the interface and the checks read the same table.
-RANGES: dict[str, tuple[float, float, type]] = {
-    "seed": (0, MAX_SEED, int),
-    "guidance": (0.0, 20.0, float),
-    "temperature": (0.0, 2.0, float),
-    "top_k": (0, 16384, int),
-    "top_p": (0.05, 1.0, float),
-    "variants": (1, MAX_VARIANTS, int),
+SAMPLING = tuple(SAMPLING_RANGES)
+# The interface and the checks read the same table.
+RANGES: dict[str, Range] = {
+    "seed": Range(int, 0, MAX_SEED, (0, MAX_SEED), 1, "the same one gives the same picture"),
+    **SAMPLING_RANGES,
+    "variants": Range(int, 1, MAX_VARIANTS, (1, MAX_VARIANTS), 1, "pictures in one run"),
 }
 
 
@@ -139,6 +136,11 @@ def check_settings(**values: Any) -> Settings:
     return Settings(**checked)
 
 
+def slider_values(sampling: Any) -> dict[str, float]:
+    """The sampling a model likes best, or the nearest that the sliders show."""
+    return {name: RANGES[name].clamped(getattr(sampling, name)) for name in SAMPLING}
+
+
 def check_prompt(text: Any, when_empty: str) -> str:
     """The sentence without surrounding space; raises `InputError` if it is empty or too long."""
     if not isinstance(text, str) or not text.strip():
@@ -192,7 +194,7 @@ def _run(
 
 
 def _number(name: str, value: Any) -> float | int:
-    lowest, highest, kind = RANGES[name]
+    kind, lowest, highest, *_ = RANGES[name]
     label = name.replace("_", " ")
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise InputError(f"The {label} must be a number.")

@@ -17,36 +17,23 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from scar.config import (
-    PRESETS,
     MultiScaleVQConfig,
     NextSetConfig,
     NextTokenConfig,
     ScarConfig,
     VQConfig,
-    from_dict,
-    to_dict,
 )
 from scar.errors import InputError, WeightsError
 from scar.model import SCAR
 from scar.next_set import NextSetTransformer
 from scar.next_token import NextTokenTransformer
 from scar.tokenizer import MultiScaleVQTokenizer, VQTokenizer
+from scar.validation import from_dict, to_dict
 
 SHARD_BYTES = 9_500_000  # a Space refuses files over 10 MB
 
 TOKENIZERS = {VQConfig: VQTokenizer, MultiScaleVQConfig: MultiScaleVQTokenizer}
 BACKBONES = {NextTokenConfig: NextTokenTransformer, NextSetConfig: NextSetTransformer}
-
-
-def configure(preset: str, changes: dict | None = None) -> ScarConfig:
-    """A preset with nested fields replaced, e.g. {"backbone": {"layers": 2}}.
-
-    Raises:
-        WeightsError: unknown preset. KeyError: unknown field.
-    """
-    if preset not in PRESETS:
-        raise WeightsError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
-    return from_dict(ScarConfig, _merged(to_dict(PRESETS[preset]), changes or {}))
 
 
 def usable_device(name: str) -> torch.device:
@@ -104,7 +91,7 @@ def load_config(folder: Path) -> ScarConfig:
         return from_dict(ScarConfig, json.loads((folder / "config.json").read_text("utf-8-sig")))
     except OSError:
         raise WeightsError(f"{folder} is not a SCAR checkpoint: it has no config.json") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except ValueError as error:
         raise WeightsError(f"{folder}/config.json is not a SCAR config: {error}") from error
 
 
@@ -176,11 +163,3 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor]) -> None:
     if found:
         raise WeightsError(f"weights do not fit {type(module).__name__}: {'; '.join(found)}")
     module.load_state_dict(state)
-
-
-def _merged(base: dict, changes: dict) -> dict:
-    merged = dict(base)
-    for key, value in changes.items():
-        nested = isinstance(value, dict) and isinstance(base.get(key), dict)
-        merged[key] = _merged(base[key], value) if nested else value
-    return merged

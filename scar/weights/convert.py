@@ -22,13 +22,14 @@ from safetensors import SafetensorError
 from torch import nn
 from tqdm import tqdm
 
-from scar.config import ScarConfig, to_dict
+from scar.config import ScarConfig
 from scar.errors import WeightsError
 from scar.model import SCAR
+from scar.presets import configure
+from scar.validation import to_dict
 from scar.weights.checkpoint import (
     build_model,
     build_tokenizer,
-    configure,
     load_config,
     load_weights,
     save_weights,

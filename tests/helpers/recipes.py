@@ -7,13 +7,8 @@ from pathlib import Path
 
 import torch
 
-from scar.weights.checkpoint import (
-    build_model,
-    build_tokenizer,
-    configure,
-    save_model,
-    save_tokenizer,
-)
+from scar.presets import configure
+from scar.weights.checkpoint import build_model, build_tokenizer, save_model, save_tokenizer
 from train.recipe import Recipe, load_recipe
 
 RECIPES = Path("train/recipes")

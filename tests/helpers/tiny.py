@@ -11,13 +11,8 @@ from PIL import Image
 from scar.encoder import feature_shape
 from scar.model import Batch
 from scar.prefix import DropMask, TextEmbedding
-from scar.weights.checkpoint import (
-    build_model,
-    build_tokenizer,
-    configure,
-    save_model,
-    save_tokenizer,
-)
+from scar.presets import configure
+from scar.weights.checkpoint import build_model, build_tokenizer, save_model, save_tokenizer
 
 TINY = {
     "backbone": {"layers": 2, "heads": 2, "width": 32},

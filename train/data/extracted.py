@@ -22,9 +22,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from scar.config import to_dict
 from scar.model import Batch
 from scar.prefix import DropMask, TextEmbedding
+from scar.validation import to_dict
 from train.data.batch import RawBatch
 from train.data.samples import epoch_order
 from train.recipe import Recipe

@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 
 from preprocessors import PREPROCESSORS
+from scar.presets import configure
 from scar.toyscenes.dataset import ToyScenes
-from scar.weights.checkpoint import configure
 from train.data.batch import RawBatch
+from train.data.columns import SplitTables
 from train.data.extracted import Extracted, PartlyExtracted, read_layout
 from train.data.files import Listing, list_files, split_of
 from train.data.holdout import HeldOut
@@ -99,10 +100,11 @@ class _Folder:
     def _open(self, split: str) -> Reader:
         recipe, listing = self.recipe, self.listing
         images = Path(recipe.images) if recipe.images else None
+        found = SplitTables(listing, split, images, recipe.columns)
         if recipe.data == "seed-edit":
-            return SeedEdit(listing, split, images, recipe.columns)
+            return SeedEdit(found)
         if recipe.data == "multigen":
-            return MultiGen(listing, split, recipe.control, images, recipe.columns)
+            return MultiGen(found, recipe.control)
         classes = configure(recipe.preset, recipe.model).condition.classes
         if self.has_classes or not tables(listing):
             controls = Path(recipe.controls) if recipe.controls else None
@@ -113,7 +115,7 @@ class _Folder:
                 "recipe: controls is for class folders; give these tables a column "
                 f"control_{recipe.control}, or leave it empty to draw maps while training"
             )
-        return LabelledRows(listing, split, recipe.control, classes, images, recipe.columns)
+        return LabelledRows(found, recipe.control, classes)
 
 
 def _check(recipe: Recipe) -> None:

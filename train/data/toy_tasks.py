@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from preprocessors import canny, embedded
+from scar.presets import configure
 from scar.toyscenes.dataset import Batch, PlacedObject, ToyScenes
-from scar.weights.checkpoint import configure
 from train.data.batch import RawBatch, to_signed
 from train.recipe import Recipe
 

@@ -1,9 +1,9 @@
 """python -m train.evaluate toy_edit | toy_control --split test --n 500: what a model can do, in
 figures.
 
-Prints a table, writes JSON, and with --grid draws the first test examples by index. What the
-figures mean, and what they do not see, stands in `train.evaluate.edits` and
-`train.evaluate.control`. For a look at a model in training: --n 60 --quick.
+Prints a table, writes JSON, and with --grid draws the first test examples by index.
+`train.evaluate.edits` and `train.evaluate.control` say what the figures mean, and what they miss.
+For a look at a model in training: --n 60 --quick.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from scar import ScarPipeline
-from scar.config import Sampling
+from scar.command_line import add_sampling, sampling_options
 from scar.toyscenes.dataset import SPLITS
 from scar.toyscenes.sprites import vocabulary
 from train.command import exit_code
@@ -56,9 +56,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="skip edits by another's instruction or picture"
     )
-    parser.add_argument("--guidance", type=float)
-    parser.add_argument("--temperature", type=float)
-    parser.add_argument("--null", choices=("text", "joint"), help="what guidance drops")
+    add_sampling(parser)
     parser.add_argument("--out", type=output_file, help="JSON file to write")
     parser.add_argument("--grid", type=output_file, help="PNG of the first examples")
     arguments = parser.parse_args(argv)
@@ -68,10 +66,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error("the wild split is one of edits; choose another for toy_control")
     if arguments.grid and arguments.grid.suffix != ".png":
         parser.error(f"--grid must name a .png file, not {arguments.grid}")
-    names = ("guidance", "temperature", "null")
-    arguments.sampling = {k: v for k in names if (v := getattr(arguments, k)) is not None}
     try:
-        Sampling(**arguments.sampling)
+        arguments.sampling = sampling_options(arguments)
     except ValueError as error:
         parser.error(str(error))
     return arguments

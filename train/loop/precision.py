@@ -12,7 +12,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
-from scar.weights.checkpoint import configure
+from scar.presets import configure
 from train.loop import checkpoints
 from train.recipe import Recipe
 

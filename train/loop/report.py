@@ -17,7 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torchvision.utils import save_image
 from tqdm import tqdm
 
-from scar.weights.checkpoint import configure
+from scar.presets import configure
 from train.protocols import Objective, Source
 from train.recipe import Recipe
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from scar.presets import configure
 from scar.toyscenes.sprites import vocabulary
-from scar.weights.checkpoint import configure
 from train.objectives.scar import ScarObjective
 from train.objectives.tokenizer import TokenizerObjective
 from train.recipe import Recipe
