@@ -18,6 +18,8 @@ from train.objectives.build import build_objective
 from train.objectives.frozen import build_frozen, completed, needless
 from train.objectives.scar import ScarObjective, encode_batch
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:

@@ -15,6 +15,8 @@ from train.loop import checkpoints
 from train.objectives.build import build_objective
 from train.recipe import Recipe, load_recipe
 
+pytestmark = pytest.mark.slow
+
 FINETUNE = RECIPES / "edit/finetune_24gb.yaml"
 
 
