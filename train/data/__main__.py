@@ -20,9 +20,10 @@ from tqdm import tqdm
 
 from train.command import exit_code
 from train.data.samples import SampleError, foreign, printable
-from train.data.sources import DATA, open_reader
+from train.data.sources import open_reader
 from train.protocols import Reader
 from train.recipe import Recipe, load_recipe, make_recipe
+from train.sections import DATA
 
 SHOWN = 3  # samples
 NAMES_SHOWN = 10
