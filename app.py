@@ -63,7 +63,7 @@ def _temporary_folder() -> tempfile.TemporaryDirectory:
 
 def serve(arguments: argparse.Namespace, folder: Path) -> None:
     """Serve until interrupted, with temporary files in `folder`."""
-    from scar.studio import Library, build_studio, launch_studio, start_sweeper
+    from scar.studio import Library, build_studio, is_zero_gpu, launch_studio, start_sweeper
 
     find = load if arguments.any_model else None
     library = Library(models(arguments.model), find, remote=arguments.model)
@@ -74,7 +74,10 @@ def serve(arguments: argparse.Namespace, folder: Path) -> None:
     except OSError:
         port = arguments.port or 7860
         raise SystemExit(f"Cannot listen on port {port}; try another --port.") from None
-    library.preload(library.names[0])  # after the page is there: importing torch takes a while
+    if is_zero_gpu():
+        library.preload_all()
+    else:
+        library.preload(library.names[0])  # after the page is there: importing torch takes a while
     print(f"SCAR studio on {address.replace('0.0.0.0', 'localhost')}", flush=True)
     studio.block_thread()
 

@@ -18,8 +18,8 @@ from preprocessors.hed import HED
 from preprocessors.lineart import LINEART
 from preprocessors.preprocessor import Backend, Parameter, Preprocessor, Status
 from preprocessors.sketch import SKETCH
-from preprocessors.weights import WeightsError
-from scar.images import InputError, to_map
+from scar.errors import InputError, WeightsError
+from scar.images import to_map
 
 __all__ = [
     "PREPROCESSORS",
@@ -50,13 +50,13 @@ def preprocess(
     is missing. Same input, same map. `PREPROCESSORS[name].parameters` has the parameters and their
     ranges.
 
-    Raises `scar.images.InputError` for an unusable input and `WeightsError` for unusable weights.
+    Raises `scar.errors.InputError` for an unusable input and `WeightsError` for unusable weights.
     """
     return named(name)(image, size, backend=backend, **parameters)
 
 
 def named(name: str) -> Preprocessor:
-    """The preprocessor called `name`. Raises `scar.images.InputError` if there is none."""
+    """The preprocessor called `name`. Raises `scar.errors.InputError` if there is none."""
     if name not in PREPROCESSORS:
         known = ", ".join(PREPROCESSORS)
         raise InputError(f"There is no preprocessor {name!r}; there are: {known}.")

@@ -9,9 +9,11 @@ from statistics import median
 
 from PIL import Image
 
-from preprocessors import PREPROCESSORS, Preprocessor, WeightsError, preprocess, weights
+from preprocessors import PREPROCESSORS, Preprocessor, preprocess, weights
 from preprocessors.preprocessor import BACKENDS
-from scar.images import InputError, check_output, save_image
+from scar.errors import ScarError
+from scar.images import check_output, save_image
+from scar.weights.pins import DETECTOR_PINS
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
             _bench(**options)
         else:
             _draw(command, **options)
-    except (InputError, WeightsError) as error:
+    except ScarError as error:
         print(f"{error}", file=sys.stderr)
         return 1
     return 0
@@ -35,11 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _draw(name: str, input: str, output: str, **options: object) -> None:
     check_output(output)
-    drawn = preprocess(name, PREPROCESSORS[name].open(input), **options)
-    try:
-        save_image(drawn, output)
-    except OSError as error:
-        raise InputError(f"The map cannot be saved as {output}: {error}.") from None
+    save_image(preprocess(name, PREPROCESSORS[name].open(input), **options), output)
 
 
 def _list() -> None:
@@ -50,7 +48,7 @@ def _list() -> None:
 
 
 def _download(names: list[str]) -> None:
-    for name in names or weights.PINNED:
+    for name in names or DETECTOR_PINS:
         weights.download(name)
         print(f"{name}: verified")
 
@@ -75,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     timed = commands.add_parser("bench", help="seconds for each map of a 512 px picture")
     timed.add_argument("--repeat", type=int, default=3)
     fetch = commands.add_parser("download", help="fetch and verify the real detectors' weights")
-    fetch.add_argument("weights", nargs="*", help=f"from {', '.join(weights.PINNED)}; default all")
+    fetch.add_argument("weights", nargs="*", help=f"from {', '.join(DETECTOR_PINS)}; default all")
     return parser
 
 

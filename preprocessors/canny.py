@@ -6,14 +6,14 @@ import cv2
 import numpy as np
 
 from preprocessors.preprocessor import Parameter, Preprocessor
-from scar.images import InputError
+from scar.errors import InputError
 
 
 def detect(rgb: np.ndarray, low: int, high: int) -> np.ndarray:
     """Edges of `rgb`, uint8 (H, W, 3), as 0 or 255 at the same size.
 
-    This is the call controlnet_aux's CannyDetector makes, at the size of the map rather than at one
-    rounded to multiples of 64, and without waiting for that package.
+    The same call as in controlnet_aux's CannyDetector, but at the size of the map instead of one
+    rounded to multiples of 64, and without the import time of that package.
     """
     if low > high:
         raise InputError(f"low ({low}) must not be above high ({high}).")

@@ -1,4 +1,4 @@
-"""The controlnet_aux package, imported on first use and without its noise."""
+"""The controlnet_aux package, imported on first use and without its warnings."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from types import ModuleType
 
 
 def quietly(call: Callable) -> Callable:
-    """Decorate `call` to hide warnings that nobody who uses it can act on.
+    """Decorate `call` to hide warnings that its users cannot act on.
 
     controlnet_aux imports all its detectors at once, and so warns about an optional package
-    (mediapipe) and renamed timm modules and models that none of ours is affected by.
+    (mediapipe) and renamed timm modules that the detectors used here do not need.
     """
 
     @wraps(call)

@@ -12,7 +12,8 @@ import numpy as np
 
 from preprocessors.controlnet import detector_module, quietly
 from preprocessors.preprocessor import Parameter, Preprocessor
-from preprocessors.weights import PINNED, Pin, fill
+from preprocessors.weights import fill
+from scar.weights.pins import DETECTOR_PINS, Pin
 
 PATCH = 14  # pixels on the side of a DINOv2 patch
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -21,9 +22,9 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def detect(rgb: np.ndarray, model: str) -> np.ndarray:
     """Depth of `rgb`, uint8 (H, W, 3) with sides that are multiples of 64, stretched to 0..255."""
     if model == "midas":
-        detector, side = _midas(PINNED[model]), min(rgb.shape[:2])
+        detector, side = _midas(DETECTOR_PINS[model]), min(rgb.shape[:2])
         return detector(rgb, detect_resolution=side, image_resolution=side)[..., 0]
-    return _depth_anything(PINNED[model], rgb)
+    return _depth_anything(DETECTOR_PINS[model], rgb)
 
 
 def depth_anything():

@@ -8,12 +8,13 @@ import numpy as np
 
 from preprocessors.controlnet import detector_module
 from preprocessors.preprocessor import Parameter, Preprocessor
-from preprocessors.weights import PINNED, Pin, fill
+from preprocessors.weights import fill
+from scar.weights.pins import DETECTOR_PINS, Pin
 
 
 def detect(rgb: np.ndarray) -> np.ndarray:
     """Soft edges of `rgb`, uint8 (H, W, 3) with sides that are multiples of 64."""
-    detector, side = _detector(PINNED["hed"]), min(rgb.shape[:2])
+    detector, side = _detector(DETECTOR_PINS["hed"]), min(rgb.shape[:2])
     return detector(rgb, detect_resolution=side, image_resolution=side, output_type="np")[..., 0]
 
 

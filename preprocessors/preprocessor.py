@@ -1,4 +1,4 @@
-"""What a preprocessor is: an image in, a map out, and the truth about who draws it."""
+"""A preprocessor: an image in, a control map out, and which backend draws it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import numpy as np
 from PIL import Image
 
 from preprocessors import embedded, weights
-from scar.images import InputError, Source, check_size, open_image, to_rgb
+from scar.errors import InputError
+from scar.images import Source, check_size, open_image, to_rgb
+from scar.weights.pins import DETECTOR_PINS
 
 Backend = Literal["auto", "real", "embedded"]
 BACKENDS = ("auto", "real", "embedded")
@@ -52,11 +54,13 @@ class Parameter:
 class Preprocessor:
     """One kind of control map.
 
-    `detect` gets an RGB array, uint8 (H, W, 3), and the parameters, and returns the map, uint8
-    (H, W). When there is a "resolution" parameter the array is the whole picture scaled to about
-    resolution x resolution pixels with sides that are multiples of 64; otherwise it has the size of
-    the map. `weights` names, for given parameters, the pinned file the detector loads. `convert`
-    makes RGB of an image of any mode.
+    Args:
+        detect: RGB array, uint8 (H, W, 3), and the parameters -> map, uint8 (H, W). With a
+            "resolution" parameter the array is the whole image scaled to about resolution x
+            resolution pixels with sides that are multiples of 64; otherwise it has the size of the
+            map.
+        weights: the parameters -> key of `scar.weights.pins.DETECTOR_PINS`; None: needs no weights.
+        convert: an image of any mode -> RGB.
     """
 
     name: str
@@ -107,7 +111,7 @@ class Preprocessor:
         return Status("ready", f"{real.reason} The embedded network stands in.", "embedded")
 
     def _bounded(self, image: object) -> Image.Image:
-        """What a detector could trip over ends here: what passes is a sane 8-bit RGB image."""
+        """An 8-bit RGB image within the size limits. Raises InputError for anything else."""
         if not isinstance(image, Image.Image):
             raise InputError(f"An image (PIL.Image) is needed, not {type(image).__name__}.")
         check_size(image.size)
@@ -124,7 +128,7 @@ class Preprocessor:
 
 def _real_status(name: str) -> Status:
     """Whether the real detector that loads the weights called `name` can draw."""
-    package = weights.PINNED[name].package
+    package = DETECTOR_PINS[name].runtime
     if find_spec(package) is None:
         return Status("missing", f"The Python package {package} is not installed.", "real")
     state = weights.state(name)
@@ -145,9 +149,10 @@ def _fit(image_size: tuple[int, int], size: int | None) -> tuple[int, int]:
 
 
 def _working_size(image_size: tuple[int, int], resolution: int) -> tuple[int, int]:
-    """About resolution^2 pixels whatever the shape, so that a strip costs what a square costs.
+    """About resolution^2 pixels whatever the aspect, so that the cost does not depend on it.
 
-    Multiples of 64 make controlnet_aux's own rescaling, which has no upper bound, the identity.
+    controlnet_aux rescales to multiples of 64 without an upper bound; these sizes make that the
+    identity.
     """
     width, height = image_size
     stretch = (width / height) ** 0.5

@@ -11,7 +11,8 @@ import numpy as np
 
 from preprocessors.controlnet import detector_module
 from preprocessors.preprocessor import Parameter, Preprocessor
-from preprocessors.weights import PINNED, Pin, fill
+from preprocessors.weights import fill
+from scar.weights.pins import DETECTOR_PINS, Pin
 
 
 def detect(rgb: np.ndarray) -> np.ndarray:
@@ -20,7 +21,7 @@ def detect(rgb: np.ndarray) -> np.ndarray:
     `scribble` is the recipe: thin the edges (sigma 3, above 127), blur them with sigma 3, and make
     everything above 4 of 255 white.
     """
-    detector, side = _detector(PINNED["pidinet"]), min(rgb.shape[:2])
+    detector, side = _detector(DETECTOR_PINS["pidinet"]), min(rgb.shape[:2])
     sizes = {"detect_resolution": side, "image_resolution": side}
     return detector(rgb, **sizes, output_type="np", scribble=True)[..., 0]
 

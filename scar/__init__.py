@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from scar.output import Output
+    from scar.pipeline import ScarPipeline
+
 __all__ = ["Output", "ScarPipeline"]
 
 
-def __getattr__(name: str):
-    # torch is imported when the pipeline is first asked for, so that tools start at once.
+def __getattr__(name: str) -> object:
+    # Lazy, so that `import scar` does not import torch.
     if name in __all__:
         from scar import pipeline
 

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from scar.command_line import add_sampling, sampling_options
 from scar.config import MAX_SEED, check_seed, class_or_words
+from scar.errors import ScarError
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return arguments.run(arguments)
-    except (ValueError, OSError) as error:
+    except ScarError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
+from scar.errors import InputError
 from scar.validation import Count, Natural, NonNegative, Share, validated
 
 
@@ -236,9 +237,9 @@ class Sampling:
 
 
 def check_seed(seed: int) -> int:
-    """`seed`; raises ValueError unless it is from 0 to `MAX_SEED`."""
+    """`seed`; raises InputError unless it is from 0 to `MAX_SEED`."""
     if not 0 <= seed <= MAX_SEED:
-        raise ValueError(f"The seed must lie between 0 and {MAX_SEED}.")
+        raise InputError(f"The seed must lie between 0 and {MAX_SEED}.")
     return seed
 
 

@@ -1,4 +1,9 @@
-"""L_CE, without ever holding the logits of a whole batch."""
+"""L_CE, the cross-entropy of the target's tokens, without the logits of a whole batch in memory.
+
+    L_CE = -sum_i w_i log p(z_i | prefix, z_<i) / sum_i w_i
+
+Letters: B batch, N tokens of an image, D width, V codes, n positions of a chunk.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-# Logits in memory at one time: 64 MB in fp32, 1024 positions of a codebook of 16384.
+# Logits in memory at a time: 64 MB in fp32, 1024 positions of a codebook of 16384.
 LOGITS = 2**24
 
 
@@ -20,28 +25,34 @@ def token_loss(
     codes: int,
     at_once: int = LOGITS,
 ) -> Tensor:
-    """Weighted mean of -log p(token).
+    """The weighted mean of -log p(token).
 
-    Logits are B N V numbers, in fp32 more than all else of a step: they are made for some positions
-    at a time, and made again in the backward pass. What fits at once is not made twice.
+    The B N V logits in fp32 need more memory than the rest of a training step. So they are
+    computed chunk by chunk, and again in the backward pass (gradient checkpointing), unless they
+    fit at once.
 
     Args:
-        hidden: (B, N, D) that predict the tokens.
-        head: (n, D) -> (n, V).
+        hidden: (B, N, D), position i predicts token i.
+        head: (n, D) -> logits (n, V).
         tokens, weights: (B, N).
         codes: V.
-        at_once: how many logits may exist together.
+        at_once: logits that may be in memory together.
     """
-    hidden, tokens, weights = hidden.flatten(0, 1), tokens.flatten(), weights.flatten()
+    hidden, tokens, weights = (
+        hidden.flatten(0, 1),
+        tokens.flatten(),
+        weights.flatten(),
+    )  # (B N, ...)
 
-    def part(h: Tensor, t: Tensor, w: Tensor) -> Tensor:
+    def chunk_loss(h: Tensor, t: Tensor, w: Tensor) -> Tensor:
         return (F.cross_entropy(head(h).float(), t, reduction="none") * w).sum()
 
     positions = max(at_once // codes, 1)
     if len(tokens) <= positions:
-        return part(hidden, tokens, weights) / weights.sum()
+        return chunk_loss(hidden, tokens, weights) / weights.sum()
     chunks = zip(*(x.split(positions) for x in (hidden, tokens, weights)), strict=True)
     sums = [
-        checkpoint(part, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks
+        checkpoint(chunk_loss, *chunk, use_reentrant=False, preserve_rng_state=False)
+        for chunk in chunks
     ]
     return sum(sums) / weights.sum()

@@ -1,4 +1,8 @@
-"""The frozen networks a SCAR reads the world through: visual encoder, text encoder, tokenizer."""
+"""The frozen networks beside a SCAR: visual encoder, text encoder, tokenizer.
+
+Letters: B batch, S x S pixels, h x w grid of the features, C their channels, N tokens of an image,
+T text tokens, W width of the text encoder.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +12,23 @@ from torch import Tensor, nn
 from scar.config import ScarConfig
 from scar.encoder import VisualEncoder
 from scar.model import Batch
-from scar.prefix import Drop, TextEmbedding
+from scar.prefix import DropMask, TextEmbedding
 from scar.region import changed_cells, changed_features
 from scar.text import TextEncoder
+from scar.tokenizer import MultiScaleVQTokenizer, VQTokenizer
 
 
 class FrozenEncoders(nn.Module):
     """Args:
-    tokenizer: a trained `VQTokenizer` or `MultiScaleVQTokenizer`.
-    pretrained: False leaves the encoders random (tests).
-    without: "encoder" or "text", which are then None: for who has stored what they make.
+    tokenizer: trained.
+    pretrained: load the published weights; False leaves the encoders random (tests).
+    without: "encoder" or "text" are not built, for training on stored features.
     """
 
     def __init__(
         self,
         config: ScarConfig,
-        tokenizer: nn.Module,
+        tokenizer: VQTokenizer | MultiScaleVQTokenizer,
         pretrained: bool = True,
         without: frozenset[str] = frozenset(),
     ):
@@ -45,7 +50,7 @@ class FrozenEncoders(nn.Module):
 
     @torch.no_grad()
     def encode_text(self, strings: list[str]) -> TextEmbedding:
-        """Empty when the model has no text encoder: (B, 0, 0)."""
+        """B strings -> (B, T, W); (B, 0, 0) without a text encoder."""
         if self.text is not None:
             return self.text(strings)
         device = next(self.tokenizer.parameters()).device
@@ -57,20 +62,24 @@ class FrozenEncoders(nn.Module):
 
     @torch.no_grad()
     def features(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Of images (B, 3, S, S) in [-1, 1], what the encoder sees; without it (B, 0, 0)."""
+        """Images (B, 3, S, S) in [-1, 1] -> features of both (B, h, w, C); (B, 0, 0) without the
+        encoder."""
         if self.encoder is None:
             return (source.new_zeros(len(source), 0, 0),) * 2
-        before, after = self.encoder(torch.cat([source, target])).chunk(2)
+        # On a CPU in fp32 whatever the run computes in, as the pipeline runs it: in small pieces
+        # that is faster, and bf16 was seen to move features by 15% of the largest.
+        with torch.autocast(source.device.type, torch.bfloat16, enabled=source.is_cuda):
+            before, after = self.encoder(torch.cat([source, target])).chunk(2)
         return before, after
 
     def changed_cells(self, before: Tensor, after: Tensor, pixels: Tensor | None) -> Tensor:
-        """Cells of the encoder's grid that an edit changes, (B, h, w) bool.
+        """The grid cells that an edit changes, (B, h, w) bool.
 
         Args:
             before, after: (B, h, w, C) features of source and target.
-            pixels: (B, S, S) bool, where the two pictures differ; None tells it from the features.
+            pixels: (B, S, S) bool, where the two images differ; None compares the features.
         """
-        if before.dim() < 4:  # no features, so nobody will ask
+        if before.dim() < 4:  # no encoder: stored values replace these
             return before.new_zeros(before.shape, dtype=torch.bool)
         if pixels is None:
             return changed_features(before, after, self.feature_distance)
@@ -83,23 +92,23 @@ class FrozenEncoders(nn.Module):
         target: Tensor,
         text: list[str],
         label: Tensor,
-        drop: Drop,
+        drop: DropMask,
         weights: Tensor,
         changed: Tensor | None,
     ) -> Batch:
-        """What `SCAR.forward` trains on.
+        """Encode B examples for `SCAR.forward`.
 
         Args:
             source, target: (B, 3, S, S) in [-1, 1].
             label: (B,) class label, or -1 where the text is the condition.
-            weights: (b, N) of each token in L_CE; only b targets become tokens.
-            changed: (B, S, S) bool, pixels that the edit changes; None tells it from the features.
+            weights: (b, N) weight of each token in L_CE; only the first b targets are tokenized.
+            changed: (B, S, S) bool, pixels that the edit changes; None compares the features.
         """
-        before, after = self.features(source, target)
-        # bf16 would change 4% of the codes.
+        before, after = self.features(source, target)  # (B, h, w, C) each
+        # Without autocast: bf16 changes 4% of the codes.
         with torch.autocast(source.device.type, enabled=False):
-            tokens = self.tokenizer.encode(target[: len(weights)])
-            inputs = self.tokenizer.inputs(tokens)
+            tokens = self.tokenizer.encode(target[: len(weights)])  # (b, N)
+            inputs = self.tokenizer.inputs(tokens)  # (b, N - 1, ...)
         return Batch(
             before,
             after,

@@ -95,10 +95,13 @@ def save_image(
 ) -> None:
     """Save with the sRGB profile, in the format of the path's ending (none: PNG) or in `format`.
 
-    Raises `InputError` for an ending that names no format.
+    Raises `InputError` for an ending that names no format, or a path that cannot be written.
     """
     format = format or _format(Path(file))
-    image.save(file, format, icc_profile=SRGB, **ENCODING.get(format, {}), **options)
+    try:
+        image.save(file, format, icc_profile=SRGB, **ENCODING.get(format, {}), **options)
+    except OSError as error:
+        raise InputError(f"The image cannot be saved as {file}: {error}.") from error
 
 
 def check_size(size: tuple[int, int]) -> None:

@@ -1,11 +1,19 @@
-"""Sampling tokens: small pure functions, and the one decode loop that serves both paradigms.
+"""Decoding: one loop for both paradigms, and the small pure functions it is made of.
 
-A token is decoded in four moves: `prefill` reads the prefix once and fills the KV cache; its last
-hidden state gives the logits of the first set; `decode_set` reads the tokens since the last draw in
-one pass and gives the logits of the next set; `sample_tokens` guides, filters and draws.
+A token is decoded in four steps:
 
-Letters: B batch, R = B or 2 B rows (under guidance conditional rows, then unconditional ones),
-P prefix slots, N tokens of an image, n tokens of one set, D width, V codes.
+    prefill          the backbone runs over the prefix once and fills the KV cache; the last hidden
+                     state gives the logits of the first set
+    forward_sets     the tokens decoded since then run through the backbone in one pass; their
+                     hidden states give the logits of the next set
+    guide            classifier-free guidance: l = u + s (c - u)
+    filter, sample   top k, top p, then one draw per position
+
+Next-token is next-set with sets of size one: a "set" below is one token of a `VQTokenizer`, or all
+tokens of one scale of a `MultiScaleVQTokenizer`.
+
+Letters: B batch, R = B rows of the backbone, or 2 B under guidance (conditional rows, then
+unconditional ones), P prefix slots, N tokens of an image, n tokens of one set, D width, V codes.
 """
 
 from __future__ import annotations
@@ -16,19 +24,17 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from scar.config import Sampling
+from scar.errors import SamplingError
 from scar.kv_cache import InputPos, KVCache
 from scar.prefix import Prefix
-
-
-class SamplingError(RuntimeError):
-    """The model gave logits that are not finite."""
+from scar.protocols import Backbone, Tokenizer
 
 
 class Prefilled(NamedTuple):
-    """A prefix that has been read."""
+    """A prefix whose keys and values are in the cache."""
 
     prefix: Prefix
     cache: KVCache
@@ -36,175 +42,196 @@ class Prefilled(NamedTuple):
 
 
 class SamplingInputs(NamedTuple):
-    """What the n tokens of a set are drawn with."""
+    """What the n tokens of a set are sampled with."""
 
     noise: Tensor  # (B, n, V), exponentially distributed
-    guidance: Tensor  # scalar
+    guidance: Tensor  # scalar, s
     forced_tokens: Tensor  # (B, n)
-    forced_mask: Tensor  # (B, n) bool, where those are taken instead of drawn ones
+    forced_mask: Tensor  # (B, n) bool, True where the forced token replaces the sampled one
 
 
 class SampledTokens(NamedTuple):
     tokens: Tensor  # (B, n)
-    finite: Tensor  # scalar bool: the logits of every token have a finite maximum
-
-
-class Steps:
-    """How the parts of a decode run: eagerly. `scar.compiled.Compiled` is the other way."""
-
-    def __init__(self) -> None:
-        self.sample_tokens, self.read_sets, self.decode_set = sample_tokens, read_sets, decode_set
-
-    def prefill(self, backbone: nn.Module, prefix: Prefix) -> Prefilled:
-        cache = backbone.cache(prefix)
-        return Prefilled(prefix, cache, backbone.prefill(prefix, cache))
-
-    def places(self, count: int, device: torch.device) -> Sequence[InputPos]:
-        return range(count)
-
-    def chunks(self, count: int, set_sizes: tuple[int, ...]) -> list[int]:
-        """How many sets each pass reads, for `count` sets of which the last one is drawn."""
-        return [count]
+    finite: Tensor  # scalar bool: the largest logit of every token is finite
 
 
 @torch.inference_mode()
 def decode(
-    backbone: nn.Module,
+    backbone: Backbone,
     prefilled: Prefilled,
-    tokenizer: nn.Module,
+    tokenizer: Tokenizer,
     sampling: Sampling,
     generator: torch.Generator,
     forced: tuple[Tensor, Tensor] | None = None,
     preview_every: int = 1,
-    steps: Steps | None = None,
+    runner: EagerRunner | None = None,
 ) -> Iterator[Tensor]:
-    """Guide, draw, write, step: yields the tokens so far (B, n), known ones that follow included.
+    """Decode the tokens of B images set by set, yielding those so far, (B, m).
 
-    Sets whose tokens are all forced are not sampled: a run of them is read in one pass together
-    with the set before it, and nothing is read after the last drawn set. What is drawn is the same.
+    Sets whose tokens are all forced are not sampled: consecutive ones run through the backbone in
+    one pass together with the set before them, and those after the last sampled set not at all. The
+    sampled tokens are the same as without that.
 
     Args:
-        forced: (tokens (B, N), mask (B, N) bool): tokens that are given rather than drawn.
-        preview_every: drawn sets between two yields, 0 for none; the last yield always comes, and
-            unless it is 0 so does one after the first drawn set. Between two yields there is no
-            host-device synchronisation.
-        steps: None decodes eagerly.
+        forced: (tokens (B, N), mask (B, N) bool): where the mask is True the token is given.
+        preview_every: sampled sets between two yields, 0 for none. The last yield always comes; so
+            does one after the first sampled set unless it is 0. A yield includes the forced tokens
+            that follow. Between two yields there is no host-device synchronisation.
+        runner: runs the parts of a decode; None runs them eagerly.
 
     Raises:
         SamplingError: since the last yield a token had no finite logit, or one that is NaN.
     """
-    steps = steps or Steps()
+    runner = runner or EagerRunner()
     sizes, device = backbone.set_sizes, prefilled.hidden.device
-    ends = list(accumulate(sizes))
-    shape = (len(prefilled.hidden) // cfg_rows(sampling), sum(sizes))
+    ends = list(accumulate(sizes))  # tokens up to and including each set
+    shape = (len(prefilled.hidden) // cfg_rows(sampling), sum(sizes))  # (B, N)
     tokens = torch.zeros(shape, dtype=torch.long, device=device)
     mask = torch.zeros(shape, dtype=torch.bool, device=device)
-    drawn = list(range(len(sizes)))
+    sampled_sets = list(range(len(sizes)))
     if forced is not None:
         tokens.copy_(forced[0])
         mask.copy_(forced[1])
-        drawn = _sets_with(~mask, sizes)
-    ramp = sampling.guidance_ramp
-    scales = [guidance_at(sampling, index, len(sizes), ramp) for index in range(len(sizes))]
-    guidance = torch.tensor(scales, device=device)
-    places = steps.places(sum(sizes), device)
+        sampled_sets = _sets_with(~mask, sizes)
+    guidance = guidance_schedule(sampling, len(sizes)).to(device)  # (sets,)
+    positions = runner.positions(sum(sizes), device)
     finite = torch.ones((), dtype=torch.bool, device=device)
-    for count, (read, index) in enumerate(zip([0, *drawn], drawn, strict=False)):
+    # `cached`: the last set whose inputs are in the KV cache. Set 0 is predicted by the prefix.
+    for count, (cached, index) in enumerate(zip([0, *sampled_sets], sampled_sets, strict=False)):
         here = slice(ends[index] - sizes[index], ends[index])
-        noise = torch.empty(shape[0], sizes[index], backbone.codes, device=device)
+        noise = torch.empty(shape[0], sizes[index], backbone.codes, device=device)  # (B, n, V)
         noise.exponential_(generator=generator)
         inputs = SamplingInputs(noise, guidance[index], tokens[:, here], mask[:, here])
         sampled = _sample_set(
-            steps, backbone, prefilled, tokenizer, sampling, tokens, read, index, places, inputs
+            runner,
+            backbone,
+            prefilled,
+            tokenizer,
+            sampling,
+            inputs,
+            tokens,
+            positions,
+            cached,
+            index,
         )
-        tokens[:, here] = sampled.tokens
+        tokens[:, here] = sampled.tokens  # (B, n)
         finite &= sampled.finite
-        last = count == len(drawn) - 1
+        last = count == len(sampled_sets) - 1
         if last or (preview_every and (count == 0 or (count + 1) % preview_every == 0)):
             if not finite:
                 raise SamplingError(
                     "the model gave values that are not finite; try other settings or fp32"
                 )
-            known = sum(sizes) if last else ends[drawn[count + 1] - 1]
-            yield tokens[:, :known].clone()
-    if not drawn:
+            num_decoded = sum(sizes) if last else ends[sampled_sets[count + 1] - 1]
+            yield tokens[:, :num_decoded].clone()
+    if not sampled_sets:
         yield tokens
 
 
 def _sample_set(
-    steps: Steps,
-    backbone: nn.Module,
+    runner: EagerRunner,
+    backbone: Backbone,
     prefilled: Prefilled,
-    tokenizer: nn.Module,
+    tokenizer: Tokenizer,
     sampling: Sampling,
-    tokens: Tensor,
-    read: int,
-    index: int,
-    places: Sequence[InputPos],
     inputs: SamplingInputs,
+    tokens: Tensor,
+    positions: Sequence[InputPos] | Tensor,
+    cached: int,
+    index: int,
 ) -> SampledTokens:
-    """Draw set `index` when the cache holds what predicts the sets up to `read`."""
+    """Sample set `index` when the cache holds the inputs of the sets up to `cached`."""
     prefix, cache = prefilled.prefix, prefilled.cache
     if index == 0:
-        hidden = prefilled.hidden[:, -1:]
-        return steps.sample_tokens(backbone, hidden, prefix, sampling, inputs)
+        hidden = prefilled.hidden[:, -1:]  # (R, 1, D)
+        return runner.sample_tokens(backbone, hidden, prefix, sampling, inputs)
     ends = list(accumulate(backbone.set_sizes))
-    *before, final = steps.chunks(index - read, backbone.set_sizes)
-    for sets in before:
-        recent = tokenizer.recent(tokens[:, : ends[read + sets - 1]], sets)
-        known = places[ends[read]]
-        steps.read_sets(backbone, prefix, cache, sampling, tokenizer, recent, sets, known)
-        read += sets
-    recent = tokenizer.recent(tokens[:, : ends[index - 1]], final)
-    known = places[ends[read]]
-    return steps.decode_set(
-        backbone, prefix, cache, sampling, tokenizer, recent, final, known, inputs
+    *passes, last_pass = runner.split_sets(index - cached, backbone.set_sizes)
+    for sets in passes:
+        last_tokens = tokenizer.last_tokens(tokens[:, : ends[cached + sets - 1]], sets)
+        num_decoded = positions[ends[cached]]
+        runner.forward_sets(
+            backbone, prefix, cache, sampling, tokenizer, last_tokens, sets, num_decoded
+        )
+        cached += sets
+    last_tokens = tokenizer.last_tokens(tokens[:, : ends[index - 1]], last_pass)
+    num_decoded = positions[ends[cached]]
+    return runner.decode_set(
+        backbone, prefix, cache, sampling, tokenizer, last_tokens, last_pass, num_decoded, inputs
     )
 
 
-def read_sets(
-    backbone: nn.Module,
+class EagerRunner:
+    """Runs the parts of a decode eagerly; `scar.compiled.CompiledRunner` compiles them."""
+
+    def __init__(self) -> None:
+        self.sample_tokens = sample_tokens
+        self.forward_sets = forward_sets
+        self.decode_set = decode_set
+
+    def prefill(self, backbone: Backbone, prefix: Prefix) -> Prefilled:
+        cache = backbone.cache(prefix)
+        return Prefilled(prefix, cache, backbone.prefill(prefix, cache))
+
+    def positions(self, count: int, device: torch.device) -> Sequence[InputPos] | Tensor:
+        """0 to count - 1, in the form that the other methods take."""
+        return range(count)
+
+    def split_sets(self, count: int, set_sizes: tuple[int, ...]) -> list[int]:
+        """How many sets each forward pass covers, for `count` sets of which the last is sampled."""
+        return [count]
+
+
+def forward_sets(
+    backbone: Backbone,
     prefix: Prefix,
     cache: KVCache,
     sampling: Sampling,
-    tokenizer: nn.Module,
-    recent: Tensor,
+    tokenizer: Tokenizer,
+    last_tokens: Tensor,
     sets: int,
-    known: InputPos,
+    num_decoded: InputPos,
 ) -> Tensor:
-    """One pass that predicts `sets` sets in a row, whose inputs come from the `recent` tokens
-    (B, m): hidden states (R, n, D). `known` tokens come before the first of the sets."""
-    inputs = tokenizer.next_input(recent, sets)
-    return backbone.step(torch.cat([inputs] * cfg_rows(sampling)), known, prefix, cache)
+    """One pass that predicts `sets` consecutive sets: hidden states (R, n, D).
+
+    Args:
+        last_tokens: (B, m), what `Tokenizer.next_input` needs for these sets.
+        num_decoded: tokens before the first of these sets.
+    """
+    inputs = tokenizer.next_input(last_tokens, sets)  # (B, n) or (B, n, d)
+    rows = torch.cat([inputs] * cfg_rows(sampling))  # (R, n) or (R, n, d)
+    return backbone.step(rows, num_decoded, prefix, cache)
 
 
 def decode_set(
-    backbone: nn.Module,
+    backbone: Backbone,
     prefix: Prefix,
     cache: KVCache,
     sampling: Sampling,
-    tokenizer: nn.Module,
-    recent: Tensor,
+    tokenizer: Tokenizer,
+    last_tokens: Tensor,
     sets: int,
-    known: InputPos,
+    num_decoded: InputPos,
     inputs: SamplingInputs,
 ) -> SampledTokens:
-    """`read_sets`, and draw the last set of them."""
-    hidden = read_sets(backbone, prefix, cache, sampling, tokenizer, recent, sets, known)
-    hidden = hidden[:, -inputs.forced_mask.shape[1] :]
+    """`forward_sets`, then sample the last of these sets."""
+    hidden = forward_sets(
+        backbone, prefix, cache, sampling, tokenizer, last_tokens, sets, num_decoded
+    )
+    hidden = hidden[:, -inputs.forced_mask.shape[1] :]  # (R, n, D) of the last set
     return sample_tokens(backbone, hidden, prefix, sampling, inputs)
 
 
 def sample_tokens(
-    backbone: nn.Module, hidden: Tensor, prefix: Prefix, sampling: Sampling, inputs: SamplingInputs
+    backbone: Backbone, hidden: Tensor, prefix: Prefix, sampling: Sampling, inputs: SamplingInputs
 ) -> SampledTokens:
     """Hidden states (R, n, D) -> tokens (B, n)."""
     logits = backbone.logits(hidden, prefix).float()  # (R, n, V)
     if cfg_rows(sampling) == 2:
         logits = guide(logits, inputs.guidance)  # (B, n, V)
     finite = torch.isfinite(logits.amax(dim=-1)).all()
-    logits = filter_top_k_top_p(logits, sampling)
-    tokens = sample(logits, sampling.temperature, inputs.noise)
+    logits = filter_top_k_top_p(logits, sampling)  # (B, n, V)
+    tokens = sample(logits, sampling.temperature, inputs.noise)  # (B, n)
     return SampledTokens(torch.where(inputs.forced_mask, inputs.forced_tokens, tokens), finite)
 
 
@@ -213,13 +240,15 @@ def cfg_rows(sampling: Sampling) -> int:
     return 1 if sampling.guidance == 1 else 2
 
 
-def guidance_at(sampling: Sampling, index: int, count: int, ramp: bool) -> float:
-    """The scale of one set; under a ramp it grows linearly from 1 at the first set (VAR)."""
-    return 1 + (sampling.guidance - 1) * index / (count - 1) if ramp else sampling.guidance
+def guidance_schedule(sampling: Sampling, sets: int) -> Tensor:
+    """s of each set, (sets,); with a ramp it grows linearly from 1 at the first set (VAR)."""
+    if not sampling.guidance_ramp:
+        return torch.full((sets,), float(sampling.guidance))
+    return torch.tensor([1 + (sampling.guidance - 1) * i / (sets - 1) for i in range(sets)])
 
 
 def guide(logits: Tensor, scale: Tensor | float) -> Tensor:
-    """u + s (c - u) over rows [c; u]: (2 B, n, V) -> (B, n, V)."""
+    """l = u + s (c - u) over rows [c ; u]: (2 B, n, V) -> (B, n, V)."""
     conditional, unconditional = logits.chunk(2)
     return torch.lerp(unconditional, conditional, scale)
 
@@ -228,11 +257,11 @@ def filter_top_k_top_p(logits: Tensor, sampling: Sampling) -> Tensor:
     """Everything outside the top k, and outside the smallest set of mass p, becomes -inf."""
     count = logits.shape[-1]
     if 0 < sampling.top_k < count:
-        floor = logits.topk(sampling.top_k).values[..., -1:]
-        logits = logits.masked_fill(logits < floor, -torch.inf)
+        kth = logits.topk(sampling.top_k).values[..., -1:]  # (B, n, 1)
+        logits = logits.masked_fill(logits < kth, -torch.inf)
     if sampling.top_p < 1:
-        ordered, order = (logits / (sampling.temperature or 1)).sort(dim=-1)
-        tail = ordered.softmax(-1).cumsum(-1) <= 1 - sampling.top_p
+        ordered, order = (logits / (sampling.temperature or 1)).sort(dim=-1)  # ascending
+        tail = ordered.softmax(-1).cumsum(-1) <= 1 - sampling.top_p  # (B, n, V)
         tail[..., -1] = False
         logits = logits.masked_fill(torch.zeros_like(tail).scatter(-1, order, tail), -torch.inf)
     return logits
@@ -241,16 +270,17 @@ def filter_top_k_top_p(logits: Tensor, sampling: Sampling) -> Tensor:
 def sample(logits: Tensor, temperature: float, noise: Tensor) -> Tensor:
     """(B, n, V) -> (B, n); temperature 0 is greedy.
 
-    noise: (B, n, V), exponentially distributed. The first of V independent clocks with rates p is
-    number i with probability p_i, which is how `torch.multinomial` draws once.
+    noise: q (B, n, V), exponentially distributed. argmax p / q has the distribution p: of V
+        independent exponential clocks with rates p the first is number i with probability p_i. So
+        does `torch.multinomial` for one sample; without it nothing synchronises with the host.
     """
     if temperature == 0:
         return logits.argmax(dim=-1)
     return (F.softmax(logits / temperature, dim=-1) / noise).argmax(dim=-1)
 
 
-def _sets_with(where: Tensor, sizes: tuple[int, ...]) -> list[int]:
+def _sets_with(mask: Tensor, sizes: tuple[int, ...]) -> list[int]:
     """The sets that hold a True in some row of (B, N)."""
-    columns = where.any(dim=0).tolist()
+    columns = mask.any(dim=0).tolist()
     ends = enumerate(accumulate(sizes))
     return [i for i, end in ends if any(columns[end - sizes[i] : end])]

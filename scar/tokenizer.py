@@ -1,13 +1,12 @@
-"""Image <-> tokens.
+"""The two tokenizers: images <-> tokens. Both are a `scar.protocols.Tokenizer`, so one decode loop
+and one training step serve both.
 
-Images are (B, 3, H, W) in [-1, 1]; tokens are (B, N) int64, the sets one after the other.
-Both tokenizers share one surface, so that one decode loop and one training step serve both:
+    VQ-16   z = E(x)         token_i = argmin_j |z_i - e_j|         x' = D(e_token)
+    VAR     r_1 = E(x)       tokens_k = argmin_j |down(r_k) - e_j|  for each scale k
+            r_k+1 = r_k - u_k,    u_k = phi_k(up(e_tokens_k))       x' = D(f_hat), f_hat = sum_k u_k
 
-    encode(images) -> tokens          inputs(tokens) -> what the backbone reads in training
-    decode(tokens) -> images          next_input(tokens, sets) -> what it reads for the `sets` sets
-                                      that end with the one after `tokens`
-    recent(tokens, sets) -> the tokens of those that next_input reads
-    preview(tokens, backdrop) -> the picture as far as it is known
+Letters: B batch, H x W pixels, g x g the (finest) grid, N tokens of an image, n tokens so far,
+d channels of a code, K codes, M quantised vectors of a batch.
 """
 
 from __future__ import annotations
@@ -23,14 +22,12 @@ from scar.config import MultiScaleVQConfig, VQConfig
 
 
 class Reconstruction(NamedTuple):
-    """What training a tokenizer needs."""
+    """What the losses of a tokenizer need."""
 
     images: Tensor  # (B, 3, H, W), not clamped
     commitment: Tensor  # scalar, |z - sg(code)|^2
-    latents: (
-        Tensor  # (M, code_dim): every vector that was quantised, with its gradient if it has one
-    )
-    codes: Tensor  # (M,): the code each of them got
+    latents: Tensor  # (M, d), the vectors that were quantised, with gradients if they have any
+    codes: Tensor  # (M,), the code of each of them
 
 
 class VQTokenizer(nn.Module):
@@ -49,55 +46,63 @@ class VQTokenizer(nn.Module):
         self.decoder = Decoder(config.autoencoder)
 
     def encode(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, N)."""
         return nearest(self.latents(images), self.codes())
 
     def decode(self, tokens: Tensor) -> Tensor:
+        """(B, N) -> (B, 3, H, W)."""
         grid = self.config.grid
         z = F.embedding(tokens, self.codes()).mT.unflatten(2, (grid, grid))  # (B, d, g, g)
         return self.decoder(self.post_quant_conv(z)).clamp(-1, 1)
 
     def preview(self, tokens: Tensor, backdrop: Tensor) -> Tensor:
-        """The decoded cells so far on `backdrop` (B, 3, H, W)."""
-        count, known = self.config.grid**2, tokens.shape[1]
-        images = self.decode(F.pad(tokens, (0, count - known)))
-        cells = (torch.arange(count, device=tokens.device) < known).view(1, 1, self.config.grid, -1)
-        mask = F.interpolate(cells.to(images.dtype), images.shape[-2:], mode="nearest")
+        """(B, n) -> the decoded cells on `backdrop` (B, 3, H, W)."""
+        count, num_decoded = self.config.grid**2, tokens.shape[1]
+        images = self.decode(F.pad(tokens, (0, count - num_decoded)))  # (B, 3, H, W)
+        decoded = torch.arange(count, device=tokens.device) < num_decoded  # (N,)
+        decoded = decoded.view(1, 1, self.config.grid, -1)  # (1, 1, g, g)
+        mask = F.interpolate(decoded.to(images.dtype), images.shape[-2:], mode="nearest")
         return torch.lerp(backdrop.to(images.dtype), images, mask)
 
     def inputs(self, tokens: Tensor) -> Tensor:
+        """(B, N) -> (B, N - 1): each token is the input that predicts the next."""
         return tokens[:, :-1]
 
-    def next_input(self, tokens: Tensor, sets: int = 1) -> Tensor:
+    def last_tokens(self, tokens: Tensor, sets: int = 1) -> Tensor:
         return tokens[:, -sets:]
 
-    def recent(self, tokens: Tensor, sets: int = 1) -> Tensor:
+    def next_input(self, tokens: Tensor, sets: int = 1) -> Tensor:
+        """(B, n) -> (B, sets)."""
         return tokens[:, -sets:]
 
     def reconstruct(self, images: Tensor, continuous: Tensor) -> Reconstruction:
         """Encode and decode with the straight-through estimator.
 
-        continuous: (B,) bool, the examples that skip the quantiser.
+        continuous: (B,) bool, examples that skip the quantiser.
         """
         z = self.latents(images)  # (B, N, d)
         tokens = nearest(z, self.codes())
-        q = F.embedding(tokens, self.codes())
+        q = F.embedding(tokens, self.codes())  # (B, N, d)
         commitment = F.mse_loss(z, q.detach())
-        step = (q - z).detach().masked_fill(continuous[:, None, None], 0)
+        # Straight-through: z + sg(q - z) has the value of q and the gradient of z.
+        z_q = z + (q - z).detach().masked_fill(continuous[:, None, None], 0)  # (B, N, d)
         grid = self.config.grid
-        images = self.decoder(self.post_quant_conv((z + step).mT.unflatten(2, (grid, grid))))
+        images = self.decoder(self.post_quant_conv(z_q.mT.unflatten(2, (grid, grid))))
         return Reconstruction(images, commitment, z.flatten(0, 1), tokens.flatten())
 
     def latents(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, N, d), unit length."""
-        z = self.quant_conv(self.encoder(images)).flatten(2).mT
+        """(B, 3, H, W) -> (B, N, d), of unit length."""
+        z = self.quant_conv(self.encoder(images)).flatten(2).mT  # (B, N, d)
         return F.normalize(z.float(), dim=-1)
 
     def codes(self) -> Tensor:
+        """(K, d), of unit length."""
         return F.normalize(self.codebook.weight, dim=-1)
 
 
 class MultiScaleVQTokenizer(nn.Module):
-    """Residual codes over growing grids (VAR): each scale codes what the coarser ones left over."""
+    """Residual quantisation over growing grids (VAR): each scale codes the residual of the coarser
+    ones."""
 
     unit_latents = False
 
@@ -116,88 +121,102 @@ class MultiScaleVQTokenizer(nn.Module):
         self.decoder = Decoder(config.autoencoder)
 
     def encode(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, N)."""
         return self.quantise(self.quant_conv(self.encoder(images)))[0]
 
     def decode(self, tokens: Tensor) -> Tensor:
-        return self.pixels(self.canvas(tokens)).clamp(-1, 1)
+        """(B, n) of the first scales -> (B, 3, H, W)."""
+        return self.decode_latents(self.sum_scales(tokens)).clamp(-1, 1)
 
     def preview(self, tokens: Tensor, backdrop: Tensor) -> Tensor:
-        """The coarse picture the scales so far describe; it covers `backdrop` whole."""
+        """(B, n) -> (B, 3, H, W), the coarse image of the scales so far. It hides `backdrop`."""
         return self.decode(tokens)
 
     def inputs(self, tokens: Tensor) -> Tensor:
-        """(B, N) -> (B, N - 1, d): for every scale but the first, the canvas so far at its size."""
+        """(B, N) -> (B, N - 1, d): for every scale but the first, f_hat of the coarser scales at
+        its size."""
         return self.next_input(tokens[:, : -self.set_sizes[-1]], len(self.set_sizes) - 1)
 
-    def recent(self, tokens: Tensor, sets: int = 1) -> Tensor:
-        return tokens
+    def last_tokens(self, tokens: Tensor, sets: int = 1) -> Tensor:
+        return tokens  # f_hat is a sum over all of them
 
     def next_input(self, tokens: Tensor, sets: int = 1) -> Tensor:
-        """(B, n) -> (B, m, d): for each of the `sets` scales, the canvas before it at its size."""
+        """(B, n) -> (B, m, d): for each of the `sets` scales, f_hat of the coarser scales at its
+        size."""
         parts = self._split(tokens)
-        inputs, canvas = [], 0
+        inputs: list[Tensor] = []
+        f_hat: Tensor | int = 0
         for scale, part in enumerate(parts):
-            canvas = canvas + self._spread(part, scale)
+            f_hat = f_hat + self._upsample_codes(part, scale)  # (B, d, g, g)
             if scale >= len(parts) - sets:
                 side = self.config.scales[scale + 1]
-                inputs.append(F.interpolate(canvas, size=side, mode="area").flatten(2).mT)
+                resized = F.interpolate(f_hat, size=side, mode="area")  # (B, d, side, side)
+                inputs.append(resized.flatten(2).mT)  # (B, side^2, d)
         return torch.cat(inputs, dim=1)
 
     def reconstruct(self, images: Tensor, continuous: Tensor) -> Reconstruction:
         """Encode and decode with the straight-through estimator.
 
-        continuous: (B,) bool, the examples that skip the quantiser.
+        continuous: (B,) bool, examples that skip the quantiser.
         """
-        f = self.quant_conv(self.encoder(images)).float()
-        tokens, canvas, latents = self.quantise(f)
-        commitment = F.mse_loss(f, canvas.detach()) + F.mse_loss(canvas, f.detach())
-        # The gradient reaches the encoder as if there were no quantiser, and phi through the
-        # canvas.
-        quantised = f + (canvas - f).detach() + (canvas - canvas.detach())
-        images = self.pixels(torch.where(continuous[:, None, None, None], f, quantised))
+        f = self.quant_conv(self.encoder(images)).float()  # (B, d, g, g)
+        tokens, f_hat, latents = self.quantise(f)
+        commitment = F.mse_loss(f, f_hat.detach()) + F.mse_loss(f_hat, f.detach())
+        # Straight-through: the value of f_hat, and the gradients of f (encoder) and f_hat (phi).
+        quantised = f + (f_hat - f).detach() + (f_hat - f_hat.detach())
+        images = self.decode_latents(torch.where(continuous[:, None, None, None], f, quantised))
         codes = torch.cat([t.flatten() for t in self._split(tokens)])
         return Reconstruction(images, commitment, latents, codes)
 
     def quantise(self, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, d, g, g) -> tokens (B, N), canvas (B, d, g, g), quantised vectors (M, d)."""
-        residual, canvas, tokens, latents = f.detach().float(), torch.zeros_like(f), [], []
+        """f (B, d, g, g) -> tokens (B, N), f_hat (B, d, g, g), quantised vectors (M, d)."""
+        residual, f_hat = f.detach().float(), torch.zeros_like(f)  # r_1, 0
+        tokens: list[Tensor] = []
+        latents: list[Tensor] = []
         for scale, side in enumerate(self.config.scales):
             last = scale == len(self.config.scales) - 1
             z = residual if last else F.interpolate(residual, size=side, mode="area")
             z = z.flatten(2).mT  # (B, side^2, d)
             tokens.append(nearest(z, self.codebook.weight))
             latents.append(z.flatten(0, 1))
-            part = self._spread(tokens[-1], scale)
-            canvas = canvas + part
-            residual = residual - part.detach()
-        return torch.cat(tokens, dim=1), canvas, torch.cat(latents)
+            upsampled = self._upsample_codes(tokens[-1], scale)  # u_k (B, d, g, g)
+            f_hat = f_hat + upsampled
+            residual = residual - upsampled.detach()  # r_k+1
+        return torch.cat(tokens, dim=1), f_hat, torch.cat(latents)
 
-    def canvas(self, tokens: Tensor) -> Tensor:
-        """The sum over the scales in `tokens`: (B, n) -> (B, d, g, g)."""
-        return sum(self._spread(part, scale) for scale, part in enumerate(self._split(tokens)))
+    def sum_scales(self, tokens: Tensor) -> Tensor:
+        """f_hat of the scales in `tokens`: (B, n) -> (B, d, g, g)."""
+        first, *rest = self._split(tokens)
+        f_hat = self._upsample_codes(first, 0)
+        for scale, part in enumerate(rest, 1):
+            f_hat = f_hat + self._upsample_codes(part, scale)
+        return f_hat
 
-    def pixels(self, canvas: Tensor) -> Tensor:
-        return self.decoder(self.post_quant_conv(canvas))
+    def decode_latents(self, f_hat: Tensor) -> Tensor:
+        """(B, d, g, g) -> (B, 3, H, W), not clamped."""
+        return self.decoder(self.post_quant_conv(f_hat))
 
-    def _spread(self, tokens: Tensor, scale: int) -> Tensor:
-        """phi_k(upsample(codes of one scale)): (B, side^2) -> (B, d, g, g)."""
+    def _upsample_codes(self, tokens: Tensor, scale: int) -> Tensor:
+        """u_k = phi_k(up(e_tokens)): (B, side^2) -> (B, d, g, g)."""
         side, grid = self.config.scales[scale], self.config.grid
-        h = self.codebook(tokens).mT.unflatten(2, (side, side))
+        h = self.codebook(tokens).mT.unflatten(2, (side, side))  # (B, d, side, side)
         if side != grid:
             h = F.interpolate(h, size=grid, mode="bicubic")
         return 0.5 * h + 0.5 * self.phi[self._phi_index(scale)](h)
 
     def _phi_index(self, scale: int) -> int:
-        """The convolution whose tick is nearest to the scale's place in [0, 1]."""
+        """phi_k is shared by neighbouring scales: the convolution whose tick in [0, 1] is nearest
+        to the scale's."""
         count, place = len(self.phi), scale / max(len(self.config.scales) - 1, 1)
         low = 1 / 3 / count
         high = 1 - low
-        # VAR's ticks, rounded as numpy.linspace rounds them: scales 3 and 8 of 10 lie half way
-        # between two ticks, and the last bit decides.
+        # VAR's ticks, rounded as numpy.linspace does: scales 3 and 8 of 10 lie half way between two
+        # ticks, so the last bit decides.
         ticks = [low + i * ((high - low) / max(count - 1, 1)) for i in range(count - 1)] + [high]
         return min(range(count), key=lambda i: abs(ticks[i] - place))
 
     def _split(self, tokens: Tensor) -> list[Tensor]:
+        """(B, n) -> (B, side^2) of each scale."""
         sizes, left = [], tokens.shape[1]
         for size in self.set_sizes:
             if left == 0:
@@ -208,6 +227,6 @@ class MultiScaleVQTokenizer(nn.Module):
 
 
 def nearest(z: Tensor, codes: Tensor) -> Tensor:
-    """(B, n, d), (K, d) -> (B, n): the index of the nearest code by Euclidean distance."""
+    """(B, n, d), (K, d) -> (B, n): argmin_j |z - e_j|^2, without |z|^2, which no j changes."""
     distance = codes.square().sum(1) - 2 * z.float() @ codes.float().T
     return distance.argmin(dim=-1)

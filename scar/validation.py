@@ -106,7 +106,7 @@ def describe(hint: Any) -> str:
     if origin is Annotated:
         return describe(typing.get_args(hint)[0])
     if origin is Literal:
-        return _either([str(option) for option in typing.get_args(hint)])
+        return _either([str(option) or "empty" for option in typing.get_args(hint)])
     if origin is tuple:
         return f"a list, each {describe(typing.get_args(hint)[0])}"
     return _NOUNS.get(hint, "a mapping")

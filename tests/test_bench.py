@@ -74,7 +74,7 @@ def test_what_does_not_fit_is_skipped_with_a_sentence(capsys, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(bench_decode, "Task", full)
+    monkeypatch.setattr(bench_decode, "Workload", full)
     bench_decode.decode((), "cpu", 1)
     skipped = [line for line in capsys.readouterr().out.splitlines() if "skipped" in line]
     assert len(skipped) == 4 and all("does not fit in the memory" in line for line in skipped)
@@ -82,7 +82,7 @@ def test_what_does_not_fit_is_skipped_with_a_sentence(capsys, monkeypatch):
 
 def test_bytes_read_are_those_of_matrices_and_of_what_is_seen():
     config = bench_train.configure("toy-next-token", bench_check.SMALL["toy-next-token"])
-    one, two = (bench_decode.Task(config, "cpu", torch.float32, batch) for batch in (1, 2))
+    one, two = (bench_decode.Workload(config, "cpu", torch.float32, batch) for batch in (1, 2))
     cache = two.bytes_read() - one.bytes_read()  # matrices are read once, whatever the batch
     prefix, tokens, backbone = one.prefix().slots.shape[1], one.tokens.shape[1], config.backbone
     seen = sum(prefix + step for step in range(1, tokens))

@@ -6,10 +6,10 @@ import pytest
 import torch
 from test_model import batch_for, tiny
 
-from scar.compiled import Compiled, padded
+from scar.compiled import CompiledRunner, padded
 from scar.config import Sampling
 from scar.prefix import TextEmbedding
-from scar.sampling import SamplingError, Steps
+from scar.sampling import EagerRunner, SamplingError
 
 SMALL = {
     "backbone": {"layers": 1, "heads": 2, "width": 32},
@@ -30,9 +30,9 @@ class Case:
         changes = {**SMALL, "tokenizer": TOKENIZERS[preset]}
         config, self.tokenizer, self.model = tiny(preset, **changes)
         self.batch = batch_for(config, self.tokenizer)
-        self.steps = Compiled()
+        self.runner = CompiledRunner()
 
-    def parts(self, steps: Steps | None, sampling=GUIDED, seed=0, source=None, **how):
+    def parts(self, runner: EagerRunner | None, sampling=GUIDED, seed=0, source=None, **how):
         conditions = (
             self.batch.source if source is None else source,
             self.batch.text,
@@ -41,12 +41,14 @@ class Case:
         generator = torch.Generator().manual_seed(seed)
         return list(
             self.model.generate(
-                *conditions, self.tokenizer, sampling, generator, steps=steps, **how
+                *conditions, self.tokenizer, sampling, generator, runner=runner, **how
             )
         )
 
     def agrees(self, *arguments, **how) -> bool:
-        compiled, eager = (self.parts(steps, *arguments, **how) for steps in (self.steps, Steps()))
+        compiled, eager = (
+            self.parts(runner, *arguments, **how) for runner in (self.runner, EagerRunner())
+        )
         return all(torch.equal(*pair) for pair in zip(compiled, eager, strict=True))
 
 
@@ -65,7 +67,7 @@ def test_the_same_seed_draws_the_same_tokens(case, sampling):
         assert case.agrees(sampling, seed)
         assert case.agrees(sampling, seed, forced=forced)
         assert case.agrees(sampling, seed, -case.batch.source, preview_every=2)
-    first, other = (case.parts(case.steps, sampling, seed)[-1] for seed in (0, 1))
+    first, other = (case.parts(case.runner, sampling, seed)[-1] for seed in (0, 1))
     assert not torch.equal(first, other)
 
 
@@ -75,7 +77,7 @@ def test_values_that_are_not_finite_are_named_and_forgotten(case):
         for parameter in case.model.backbone.parameters():
             parameter.fill_(float("nan"))
     with pytest.raises(SamplingError, match="not finite"):
-        case.parts(case.steps)
+        case.parts(case.runner)
     case.model.backbone.load_state_dict(kept)
     assert case.agrees()
 

@@ -13,7 +13,6 @@ from PIL import Image
 from preprocessors import preprocess
 from scar import ScarPipeline
 from scar.__main__ import main as scar_main
-from scar.presets import configure
 from scar.toyscenes.dataset import ToyScenes
 from scar.weights.checkpoint import build_tokenizer, load_config, save_tokenizer
 from train.__main__ import train
@@ -29,8 +28,8 @@ from train.recipe import load_recipe
 
 RECIPES = Path("train/recipes")
 CPU = torch.device("cpu")
-MULTI = {"next-token": "toy_multi", "next-set": "toy_multi_next_set"}
-TOKENIZER = {"next-token": "toy_tokenizer", "next-set": "toy_tokenizer_next_set"}
+MULTI = {"next-token": "toy/multi", "next-set": "toy/multi_next_set"}
+TOKENIZER = {"next-token": "toy/tokenizer", "next-set": "toy/tokenizer_next_set"}
 SMALL = ["objects=8", "steps=2", "batch_size=2", "save_every=2", "grid_every=0", "threads=1"]
 SMALL += ["precision=fp32"]
 TINY_CODES = [
@@ -42,7 +41,7 @@ TINY_MODEL = ["model.backbone={layers: 1, heads: 2, width: 32}", *TINY_CODES]
 
 
 def multi(*overrides: str):
-    return load_recipe(RECIPES / "toy_multi.yaml", ["size=64", *overrides])
+    return load_recipe(RECIPES / "toy/multi.yaml", ["size=64", *overrides])
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +205,7 @@ def trained(request, tmp_path_factory) -> tuple[str, Path]:
     paradigm, root = request.param, tmp_path_factory.mktemp(request.param)
     recipe = load_recipe(RECIPES / f"{MULTI[paradigm]}.yaml", [*SMALL, *TINY_MODEL])
     torch.manual_seed(0)
-    tokenizer = build_tokenizer(configure(recipe.preset, recipe.model).tokenizer)
+    tokenizer = build_tokenizer(recipe.model.tokenizer)
     save_tokenizer(tokenizer, root / "tokenizer")
     overrides = [
         *(*SMALL, *TINY_MODEL),

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 
 from scar import encoder as encoders
 from scar.config import EncoderConfig
-from scar.encoder import ENCODERS, REVISIONS, VisualEncoder, feature_shape
+from scar.encoder import ENCODERS, VisualEncoder, feature_shape
 from scar.text import TEXT_ENCODERS
+from scar.weights.pins import CHECKPOINT_PINS, DETECTOR_PINS, ENCODER_PINS, TEXT_ENCODER_PINS
 
 # name -> (pixels a side, cells a side, channels of "last", channels of "multi")
 TABLE = {
@@ -142,9 +143,19 @@ def test_sizes_and_features_that_do_not_fit_are_refused():
 
 def test_text_encoders_are_pinned_by_commit_or_by_hash():
     for name, spec in TEXT_ENCODERS.items():
-        packaged = spec.source.startswith("package:")
-        pin, digits = (spec.sha256, 64) if packaged else (spec.revision, 40)
+        packaged = bool(spec.pin.package)
+        pin, digits = (spec.pin.sha256, 64) if packaged else (spec.pin.revision, 40)
         assert re.fullmatch(f"[0-9a-f]{{{digits}}}", pin), name
+    assert all(spec.pin is TEXT_ENCODER_PINS[name] for name, spec in TEXT_ENCODERS.items())
+
+
+def test_pins_are_whole_and_name_the_repository_of_their_encoder():
+    for pin in (*ENCODER_PINS.values(), *CHECKPOINT_PINS.values(), *DETECTOR_PINS.values()):
+        assert re.fullmatch("([0-9a-f]{40})?", pin.revision), pin
+        assert re.fullmatch("([0-9a-f]{64})?", pin.sha256), pin
+    for name, spec in ENCODERS.items():
+        pin = ENCODER_PINS[name]
+        assert pin.package or pin.repo == f"timm/{spec.timm_name}"
 
 
 @pytest.mark.parametrize("features", ["last", "multi"])
@@ -172,7 +183,6 @@ def test_weights_from_the_hub_come_from_the_pinned_commit(monkeypatch):
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", load)
     with pytest.raises(OSError, match="no network"):
         VisualEncoder(EncoderConfig("dinov2-s", 28, "last"))
-    assert asked == [f"timm/{ENCODERS['dinov2-s'].timm_name}@{REVISIONS['dinov2-s']}"]
-    assert all(re.fullmatch("[0-9a-f]{40}", revision) for revision in REVISIONS.values())
-    unpinned = ENCODERS.keys() - REVISIONS.keys()
+    assert asked == [f"timm/{ENCODERS['dinov2-s'].timm_name}@{ENCODER_PINS['dinov2-s'].revision}"]
+    unpinned = {name for name in ENCODERS if not ENCODER_PINS[name].revision}
     assert unpinned == {"efficientnet-lite0", "siglip2-b"}  # the first comes with a package

@@ -20,7 +20,7 @@ from train.__main__ import train
 from train.data.sources import open_reader, open_source
 from train.objectives.build import build_objective
 from train.objectives.scar import ScarObjective
-from train.recipe import Recipe
+from train.recipe import Recipe, change
 
 CPU = torch.device("cpu")
 
@@ -208,7 +208,7 @@ def objectives(root) -> dict[str, ScarObjective]:
     """One for each way to say what is wanted; the networks are built once."""
     return {
         name: build_objective(tiny(RECIPES / f"{name}.yaml", root))
-        for name in ("edit_seed_unsplash", "c2i_llamagen_canny")
+        for name in ("edit/seed_unsplash", "c2i/llamagen_canny")
     }
 
 
@@ -229,20 +229,20 @@ def three_steps(objective: ScarObjective, made: Recipe) -> list[float]:
 @pytest.mark.parametrize("write", EDITS, ids=lambda write: write.__name__)
 def test_pairs_of_images_open_and_train(write, objectives, tmp_path):
     fields = {"folder": str(tmp_path), "control": ""} | write(tmp_path)
-    made = replace(recipe("seed-edit", tmp_path), **fields)
+    made = change(recipe("seed-edit", tmp_path), **fields)
     reader = open_reader(made, "train")
     samples = [reader.read(i) for i in range(len(reader))]
     assert [sample.text for sample in samples] == [f"edit {i}" for i in range(4)]
     for i, sample in enumerate(samples):
         assert sample.source.tobytes() == picture(i).tobytes()
         assert sample.target.tobytes() == picture(100 + i).tobytes()
-    assert all(loss > 0 for loss in three_steps(objectives["edit_seed_unsplash"], made))
+    assert all(loss > 0 for loss in three_steps(objectives["edit/seed_unsplash"], made))
 
 
 @pytest.mark.parametrize("write", [unicontrol, multigen_with_eval], ids=lambda w: w.__name__)
 def test_captioned_images_open_and_train(write, objectives, tmp_path):
     fields = {"folder": str(tmp_path), "control": "hed"} | write(tmp_path)
-    made = replace(recipe("multigen", tmp_path), **fields)
+    made = change(recipe("multigen", tmp_path), **fields)
     reader = open_reader(made, "train")
     samples = [reader.read(i) for i in range(len(reader))]
     assert [sample.text for sample in samples] == [f"caption {i}" for i in range(4)]
@@ -251,7 +251,7 @@ def test_captioned_images_open_and_train(write, objectives, tmp_path):
         assert samples[2].source.tobytes() == picture(52).tobytes()
     else:
         assert len(open_reader(made, "validation")) == 2
-    assert all(loss > 0 for loss in three_steps(objectives["edit_seed_unsplash"], made))
+    assert all(loss > 0 for loss in three_steps(objectives["edit/seed_unsplash"], made))
 
 
 @pytest.mark.parametrize("write", [imagenet_parquet, imagenet_tar], ids=lambda w: w.__name__)
@@ -259,9 +259,9 @@ def test_tables_of_labelled_images_open_and_train(write, objectives, tmp_path):
     write(tmp_path)
     made = recipe("imagenet", tmp_path)
     assert open_source(made, "train", CPU).batch(range(4)).label.tolist() == [7] * 4
-    assert all(loss > 0 for loss in three_steps(objectives["c2i_llamagen_canny"], made))
+    assert all(loss > 0 for loss in three_steps(objectives["c2i/llamagen_canny"], made))
     with pytest.raises(ValueError, match="give these tables a column control_canny"):
-        open_reader(replace(made, controls=str(tmp_path)), "train")
+        open_reader(change(made, controls=str(tmp_path)), "train")
 
 
 def test_labels_that_the_model_has_not_are_bad_samples(tmp_path, caplog):
@@ -323,7 +323,7 @@ def test_data_that_changed_are_not_resumed_unasked(root, tmp_path, capsys):
     own_jsonl(tmp_path)
     recipes = [
         tiny(
-            RECIPES / "edit_seed_unsplash.yaml",
+            RECIPES / "edit/seed_unsplash.yaml",
             root,
             folder=str(tmp_path),
             steps=steps,

@@ -13,7 +13,7 @@ from scar.cross_entropy import token_loss
 from scar.encoder import feature_shape
 from scar.model import Batch
 from scar.next_token import RMSNorm
-from scar.prefix import Drop, TextEmbedding
+from scar.prefix import DropMask, TextEmbedding
 from scar.presets import configure
 from scar.weights.checkpoint import build_model, build_tokenizer, load_model, save_model
 
@@ -50,7 +50,7 @@ def batch_for(config, tokenizer, size=2, seed=0, words=(3, 5)) -> Batch:
         tokenizer.inputs(tokens),
         torch.ones(size, count),
         torch.rand(size, grid, grid, generator=generator) < 0.3,
-        Drop(none, none),
+        DropMask(none, none),
     )
 
 
@@ -213,7 +213,7 @@ def test_alignment_target_is_detached_unless_asked():
         # With every image prefix dropped from the slots, only the target side could reach the
         # compressor.
         batch = batch._replace(
-            drop=Drop(torch.tensor([True, False]), torch.zeros(2, dtype=torch.bool))
+            drop=DropMask(torch.tensor([True, False]), torch.zeros(2, dtype=torch.bool))
         )
         batch = batch._replace(source=torch.zeros_like(batch.source))
         model(batch).alignment.backward()
@@ -298,7 +298,7 @@ def test_logits_of_a_batch_never_exist_together():
 def test_dropped_conditions_are_replaced_by_the_nulls():
     config, tokenizer, model = tiny("toy-next-token")
     batch = batch_for(config, tokenizer)
-    drop = Drop(torch.tensor([True, False]), torch.tensor([False, True]))
+    drop = DropMask(torch.tensor([True, False]), torch.tensor([False, True]))
     prefix = prefix_of(model, batch._replace(drop=drop))
     kept = prefix_of(model, batch)
     visual = model.conditioner.null_visual.shape[0]

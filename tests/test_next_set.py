@@ -1,9 +1,6 @@
-"""The next-set paradigm: the mask, the cache, coarse to fine, and that nothing else knows of it."""
+"""The next-set paradigm: the mask, the cache, and that pictures grow from coarse to fine."""
 
 from __future__ import annotations
-
-import ast
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,13 +8,12 @@ import torch.nn.functional as F
 
 from scar.attention import set_mask, set_of
 from scar.config import Sampling
-from scar.prefix import Drop, Prefix, TextEmbedding
+from scar.prefix import DropMask, Prefix, TextEmbedding
 from scar.presets import configure
-from scar.sampling import guidance_at
+from scar.sampling import guidance_schedule
 from scar.tokenizer import nearest
 from scar.weights.checkpoint import build_model, build_tokenizer
 
-ROOT = Path(__file__).parent.parent
 SCALES = [1, 2, 3, 4, 5, 6, 8, 10, 13, 16]
 SETS = [side * side for side in SCALES]
 TINY = {
@@ -57,7 +53,7 @@ def prefix_of(model, seed=2, label=(-1, 3), words=(4, 2)) -> Prefix:
     valid = torch.stack([torch.arange(4) >= 4 - count for count in words])
     text = TextEmbedding(torch.randn(2, 4, 384, generator=generator) * valid[..., None], valid)
     none = torch.zeros(2, dtype=torch.bool)
-    drop = Drop(none, none)
+    drop = DropMask(none, none)
     return model.conditioner(model.compressor(features), text, torch.tensor(label), drop)
 
 
@@ -157,7 +153,7 @@ def test_early_pictures_are_coarse_versions_of_the_final_one():
         tokenizer.codebook.weight.copy_(2 * torch.rand(4096, 3) - 1)
         tokens = tokenizer.quantise(picture)[0]
         ends = torch.tensor(SETS).cumsum(0).tolist()
-        canvases = [tokenizer.canvas(tokens[:, :end]) for end in ends]
+        canvases = [tokenizer.sum_scales(tokens[:, :end]) for end in ends]
     assert tokens.shape == (1, 680)
     errors = [(canvas - picture).square().mean().item() for canvas in canvases]
     assert all(later < earlier for earlier, later in zip(errors, errors[1:], strict=False))
@@ -178,72 +174,10 @@ def test_a_stream_has_one_preview_a_scale_and_each_covers_the_image(parts, token
 
 
 def test_guidance_grows_from_one_to_its_full_value():
-    scales = [guidance_at(Sampling(2.5), index, 10, ramp=True) for index in range(10)]
+    scales = guidance_schedule(Sampling(2.5, guidance_ramp=True), 10).tolist()
     assert scales == pytest.approx([1 + 1.5 * index / 9 for index in range(10)])
 
 
 def test_codes_are_the_nearest_by_distance_not_by_angle():
     codes = torch.tensor([[10.0, 0.0], [1.0, 1.0]])
     assert nearest(torch.tensor([[[2.0, 0.0]]]), codes).item() == 1
-
-
-CONFIGS = {"NextTokenConfig", "NextSetConfig", "VQConfig", "MultiScaleVQConfig"}
-CLASSES = {"NextTokenTransformer", "NextSetTransformer", "VQTokenizer", "MultiScaleVQTokenizer"}
-WORDS = {"next-token", "next-set"}
-
-
-def test_only_one_place_branches_on_the_paradigm():
-    """The configs of both paradigms are told apart in scar/weights/checkpoint.py and nowhere else.
-
-    Elsewhere they may be named as types and built as presets; nothing compares them, looks one up
-    or asks an object which one it is. The studio, which decides nothing, may call a step by its
-    name.
-    """
-    found = {}
-    for path in [*(ROOT / "scar").rglob("*.py"), *(ROOT / "train").rglob("*.py")]:
-        shown = "studio" in path.parts
-        names = CONFIGS | CLASSES | (set() if shown else WORDS)
-        for node in ast.walk(ast.parse(path.read_text())):
-            if hits := names & _decided_on(node):
-                found.setdefault(path.relative_to(ROOT).as_posix(), set()).update(hits)
-    assert found == {"scar/weights/checkpoint.py": CONFIGS}
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "if isinstance(config.backbone, NextSetConfig): pass",
-        "x = {config.NextSetConfig: 1}[type(backbone)]",
-        "x = type(backbone) is NextSetConfig",
-        "x = type(backbone).__name__ == 'NextSetConfig'",
-        "match backbone:\n    case NextSetConfig(): pass",
-    ],
-)
-def test_the_search_for_branches_sees_them(source):
-    assert any("NextSetConfig" in _decided_on(node) for node in ast.walk(ast.parse(source)))
-
-
-def _decided_on(node: ast.AST) -> set[str]:
-    """Names and strings that a type check, a comparison, a match or a table's keys branch on."""
-    parts: list[ast.AST] = []
-    if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("isinstance", "issubclass"):
-        parts = node.args[1:]
-    elif isinstance(node, ast.Compare):
-        parts = [node.left, *node.comparators]
-    elif isinstance(node, ast.MatchClass):
-        parts = [node.cls]
-    elif isinstance(node, ast.Dict) and any(isinstance(key, _NAMES) for key in node.keys):
-        parts = [key for key in node.keys if key is not None]
-    words = set()
-    for inner in (n for part in parts for n in ast.walk(part)):
-        if isinstance(inner, ast.Name):
-            words.add(inner.id)
-        elif isinstance(inner, ast.Attribute):
-            words.add(inner.attr)
-        elif isinstance(inner, ast.Constant) and isinstance(inner.value, str):
-            words.add(inner.value)
-    return words
-
-
-# A table keyed by strings alone, such as the presets', is data.
-_NAMES = (ast.Name, ast.Attribute)

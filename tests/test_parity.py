@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 
 import scar.text
 from scar.config import Sampling
-from scar.prefix import Conditioner, Drop, TextEmbedding
+from scar.prefix import Conditioner, DropMask, TextEmbedding
 from scar.presets import PRESETS, configure
-from scar.sampling import Steps, decode
+from scar.sampling import EagerRunner, decode
 from scar.weights.checkpoint import BACKBONES, build_tokenizer, load_strictly
 from scar.weights.convert import (
     convert_llamagen,
@@ -21,6 +21,7 @@ from scar.weights.convert import (
     convert_var_tokenizer,
     convert_vq16,
 )
+from scar.weights.pins import Pin
 
 GOLDEN = Path(__file__).parent / "golden"
 TINY = {"backbone": {"layers": 2, "heads": 2, "width": 32}, "condition": {"classes": 10}}
@@ -75,7 +76,9 @@ class Converted:
         text = text or TextEmbedding(
             torch.zeros(batch, 0, 0), torch.zeros(batch, 0, dtype=torch.bool)
         )
-        return self.conditioner(torch.zeros(batch, 0, 0, 4), text, label, Drop(none, none | null))
+        return self.conditioner(
+            torch.zeros(batch, 0, 0, 4), text, label, DropMask(none, none | null)
+        )
 
     def logits(self, prefix, inputs, count):
         hidden = self.backbone(prefix, inputs)
@@ -86,7 +89,7 @@ class Converted:
         if sampling.guidance != 1:
             prefix = prefix.joined(self.prefix(label, text, null=True))
         generator = torch.Generator().manual_seed(seed)
-        prefilled = Steps().prefill(self.backbone, prefix)
+        prefilled = EagerRunner().prefill(self.backbone, prefix)
         *_, tokens = decode(self.backbone, prefilled, tokenizer, sampling, generator)
         return tokens
 
@@ -96,7 +99,7 @@ class LastToken:
     def next_input(tokens, sets=1):
         return tokens[:, -sets:]
 
-    recent = next_input
+    last_tokens = next_input
 
 
 def close(ours, theirs):
@@ -117,7 +120,8 @@ def t2i():
     weights, data = golden("llamagen-t2i")
     width = data["text"].shape[-1]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(scar.text.TEXT_ENCODERS, "tiny", scar.text.TextModel("nowhere", width))
+        spec = scar.text.TextEncoderSpec(Pin("nowhere"), width)
+        patch.setitem(scar.text.TEXT_ENCODERS, "tiny", spec)
         changes = {
             "backbone": {**TINY["backbone"], "prefix_attention": "causal"},
             "condition": {"text_encoder": "tiny", "text_slots": 6},

@@ -15,7 +15,7 @@ from PIL import Image
 from scar import ScarPipeline
 from scar.__main__ import main
 from scar.images import InputError, open_image, open_map
-from scar.pipeline import CACHE_SIZE
+from scar.inputs import CACHE_SIZE
 from scar.presets import configure
 from scar.sampling import SamplingError
 from scar.weights.checkpoint import (
@@ -154,7 +154,7 @@ def test_steps_to_be_compiled_draw_the_same_whatever_the_length_of_the_text(
     for text in ("add a cat", "add a black cat on the left of the tree"):
         compiled, eager = (p.edit(picture(), text, seed=0) for p in (pipe, pipes[paradigm]))
         assert compiled.image.tobytes() == eager.image.tobytes()
-    assert len(pipe.steps._caches) == 1
+    assert len(pipe.runner._caches) == 1
 
 
 def test_missing_models_are_named(tmp_path):

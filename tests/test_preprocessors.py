@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from preprocessors import PREPROCESSORS, Status, WeightsError, preprocess, weights
 from preprocessors.__main__ import main
 from preprocessors.controlnet import detector_module
-from scar.images import InputError
+from scar.errors import InputError
 
 LEARNED = ("depth", "hed", "sketch", "lineart")
 
@@ -59,14 +59,14 @@ def publish(machine, monkeypatch):
     """Make `content` the published file called `name`, already in the Hub's cache."""
 
     def publish(name: str, content: object):
-        pin = weights.PINNED[name]
+        pin = weights.DETECTOR_PINS[name]
         repo = "models--" + pin.repo.replace("/", "--")
         path = machine / "hub" / repo / "snapshots" / pin.revision / pin.file
         path.parent.mkdir(parents=True, exist_ok=True)
         save = save_file if path.suffix == ".safetensors" else torch.save
         save(content, path)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        monkeypatch.setitem(weights.PINNED, name, replace(pin, sha256=digest))
+        monkeypatch.setitem(weights.DETECTOR_PINS, name, replace(pin, sha256=digest))
         return path
 
     return publish
@@ -337,8 +337,8 @@ def test_a_download_in_progress_is_visible(machine, monkeypatch):
 
 
 def test_a_missing_package_is_named(machine, monkeypatch):
-    pin = replace(weights.PINNED["hed"], package="no_such_package")
-    monkeypatch.setitem(weights.PINNED, "hed", pin)
+    pin = replace(weights.DETECTOR_PINS["hed"], runtime="no_such_package")
+    monkeypatch.setitem(weights.DETECTOR_PINS, "hed", pin)
     status = PREPROCESSORS["hed"].status("real")
     assert status.state == "missing" and "no_such_package is not installed" in status.reason
 

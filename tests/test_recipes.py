@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 
@@ -18,14 +17,20 @@ from train.__main__ import main, train
 from train.data.sources import open_source
 from train.dry_run import measure, memory_per_process
 from train.objectives.build import build_objective
-from train.recipe import Recipe, load_recipe, scheduled
+from train.recipe import Recipe, change, load_recipe, scheduled
 
 RECIPES = Path("train/recipes")
-PAPER = sorted([*RECIPES.glob("c2i_*.yaml"), *RECIPES.glob("t2i_*.yaml")]) + [
-    RECIPES / "edit_seed_unsplash.yaml"
+PAPER = sorted([*RECIPES.glob("c2i/*.yaml"), *RECIPES.glob("t2i/*.yaml")]) + [
+    RECIPES / "edit/seed_unsplash.yaml"
 ]
-TOY = sorted(RECIPES.glob("toy_*.yaml"))
+TOY = sorted(RECIPES.glob("toy/*.yaml"))
 EPOCHS = {"c2i_llamagen": 20, "c2i_var": 10, "t2i": 4, "edit_seed_unsplash": 2}
+
+
+def name(path: Path) -> str:
+    """ "c2i_llamagen_canny" """
+    return f"{path.parent.name}_{path.stem}"
+
 
 # The rivals' that share a backbone: ControlAR, CAR, EditAR.
 SAMPLING = {
@@ -49,11 +54,11 @@ def tiny(path: Path, root: Path, **fields) -> Recipe:
     """The recipe with its own preset, at widths a test can train."""
     recipe = load_recipe(path)
     model = {"backbone": TINY_BACKBONE, "tokenizer": TINY_TOKENIZER, **TINY_ENCODERS}
-    if "c2i" in path.stem:
+    if "c2i" in name(path):
         model["condition"] = {}
-    if "var" in path.stem:
+    if "var" in name(path):
         model["tokenizer"] = TINY_TOKENIZER | {"scales": [1, 2, 4]}
-    data = {"imagenet": "images", "multigen": "multigen", "seed-edit": "edits"}[recipe.data]
+    data = {"imagenet": "images", "multigen": "multigen", "seed-edit": "edits"}[recipe.data.kind]
     small = {
         "model": model,
         "size": 64,
@@ -69,11 +74,11 @@ def tiny(path: Path, root: Path, **fields) -> Recipe:
         "log_every": 1,
         "grid_every": 0,
         "save_every": 1,
-        "out": str(root / "out" / path.stem),
+        "out": str(root / "out" / name(path)),
         "tokenizer": str(start(root, recipe.preset, model)),
         "init": str(start(root, recipe.preset, model)),
     }
-    return replace(recipe, **(small | fields))
+    return change(recipe, **(small | fields))
 
 
 def tiny_toy(path: Path, root: Path) -> Recipe:
@@ -84,13 +89,13 @@ def tiny_toy(path: Path, root: Path) -> Recipe:
         "backbone": TINY_BACKBONE,
         "encoder": {"image_size": 64},
         "tokenizer": TINY_TOKENIZER | {"autoencoder": autoencoder},
-        "condition": {"classes": recipe.objects if "c2i" in recipe.tasks else 0},
+        "condition": {"classes": recipe.data.objects if "c2i" in recipe.data.tasks else 0},
     }
     if recipe.preset == "toy-next-set":
         model["tokenizer"] |= {"scales": [1, 2, 4]}
     folder = str(start(root, recipe.preset, model))
     small = {"size": 64, "batch_size": 2, "steps": 2, "save_every": 1, "log_every": 1}
-    return replace(
+    return change(
         recipe,
         **small,
         model=model,
@@ -98,10 +103,10 @@ def tiny_toy(path: Path, root: Path) -> Recipe:
         precision="fp32",
         grid_every=0,
         threads=1,
-        patch_start=min(recipe.patch_start, 8),
-        out=str(root / "out" / path.stem),
-        tokenizer=folder if recipe.tokenizer else "",
-        init=folder if recipe.init else "",
+        patch_start=min(recipe.tokenizer_training.patch_start, 8),
+        out=str(root / "out" / name(path)),
+        tokenizer=folder if recipe.weights.tokenizer else "",
+        init=folder if recipe.weights.init else "",
     )
 
 
@@ -130,27 +135,35 @@ def test_the_table_is_complete():
     conditions = ("canny", "depth", "hed", "sketch")
     expected = {f"c2i_{b}_{c}" for b in ("llamagen", "var") for c in conditions}
     expected |= {f"t2i_{c}" for c in ("depth", "hed", "canny", "lineart")}
-    assert {path.stem for path in PAPER} == expected | {"edit_seed_unsplash"}
+    assert {name(path) for path in PAPER} == expected | {"edit_seed_unsplash"}
 
 
-@pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PAPER, ids=name)
 def test_a_recipe_says_what_the_paper_says(path):
     recipe = load_recipe(path)
-    config = configure(recipe.preset, recipe.model)
-    family = next(name for name in EPOCHS if path.stem.startswith(name))
-    assert recipe.epochs == EPOCHS[family]
-    assert recipe.size == config.tokenizer.image_size == (256 if "c2i" in path.stem else 512)
+    config = recipe.model
+    family = next(known for known in EPOCHS if name(path).startswith(known))
+    assert recipe.schedule.epochs == EPOCHS[family]
+    assert recipe.data.size == config.tokenizer.image_size == (256 if "c2i" in name(path) else 512)
     assert (config.losses.preservation, config.losses.alignment) == (1.0, 0.5)
-    assert (recipe.learning_rate, recipe.weight_decay, recipe.clip) == (1e-4, 0.05, 1.0)
-    assert (recipe.betas, recipe.decay, recipe.precision) == ((0.9, 0.95), "constant", "bf16")
+    assert (
+        recipe.optimizer.learning_rate,
+        recipe.optimizer.weight_decay,
+        recipe.optimizer.clip,
+    ) == (1e-4, 0.05, 1.0)
+    assert (recipe.optimizer.betas, recipe.schedule.decay, recipe.compute.precision) == (
+        (0.9, 0.95),
+        "constant",
+        "bf16",
+    )
     assert (config.encoder.name, config.compressor.factor) == ("dinov2-b", 2)
-    assert recipe.detector == "real" or not recipe.control
-    assert path.stem.endswith(recipe.control)
+    assert recipe.data.detector == "real" or not recipe.data.control
+    assert name(path).endswith(recipe.data.control)
     assert config.sampling == SAMPLING[family]
-    assert recipe.out == f"runs/{path.stem}" and recipe.about
+    assert recipe.run.out == f"runs/{name(path)}" and recipe.about
 
 
-@pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PAPER, ids=name)
 def test_every_recipe_gives_finite_losses_that_reach_every_weight(path, root):
     recipe = tiny(path, root)
     torch.manual_seed(0)
@@ -170,11 +183,11 @@ def test_every_recipe_gives_finite_losses_that_reach_every_weight(path, root):
     assert not idle
 
 
-@pytest.mark.parametrize("path", [*PAPER, *TOY], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*PAPER, *TOY], ids=name)
 def test_every_recipe_trains_and_resumes(path, root):
     recipe = (tiny_toy if path in TOY else tiny)(path, root)
     train(recipe)
-    final = train(replace(recipe, steps=3))
+    final = train(change(recipe, steps=3))
     assert list(final.glob("*.safetensors"))
     lines = [json.loads(line) for line in (final.parent / "metrics.jsonl").open()]
     assert [line["step"] for line in lines] == [1, 2, 3]
@@ -182,7 +195,7 @@ def test_every_recipe_trains_and_resumes(path, root):
 
 
 def test_init_is_where_the_backbone_starts(root):
-    recipe = tiny(RECIPES / "edit_seed_unsplash.yaml", root)
+    recipe = tiny(RECIPES / "edit/seed_unsplash.yaml", root)
     torch.manual_seed(7)
     objective = build_objective(recipe)
     weight = objective.model.backbone.tok_embeddings.weight
@@ -195,20 +208,19 @@ def test_init_is_where_the_backbone_starts(root):
 
 
 def test_epochs_become_steps(root):
-    recipe = tiny(RECIPES / "t2i_depth.yaml", root, epochs=4.0)
+    recipe = tiny(RECIPES / "t2i/depth.yaml", root, epochs=4.0)
     source = open_source(recipe, "train", CPU)
-    assert scheduled(recipe, source).steps == 12  # 4 epochs of 6 samples by 2
-    assert scheduled(replace(recipe, epochs=0.0), source).steps == recipe.steps
+    assert scheduled(recipe, source).schedule.steps == 12  # 4 epochs of 6 samples by 2
+    assert scheduled(change(recipe, epochs=0.0), source).schedule.steps == recipe.schedule.steps
 
 
 def test_a_size_the_tokenizer_does_not_read_is_refused(root):
-    recipe = tiny(RECIPES / "edit_seed_unsplash.yaml", root, size=128)
     with pytest.raises(ValueError, match="size is 128, but the tokenizer .* reads images of 64"):
-        build_objective(recipe)
+        tiny(RECIPES / "edit/seed_unsplash.yaml", root, size=128)
 
 
 def test_dry_run_says_what_a_run_needs(capsys):
-    assert main([str(RECIPES / "t2i_hed.yaml"), "--dry-run", "folder=nowhere"]) == 0
+    assert main([str(RECIPES / "t2i/hed.yaml"), "--dry-run", "folder=nowhere"]) == 0
     said = capsys.readouterr().out
     assert "256 visual + 120 text or class + 1024 image tokens - 1 = 1399" in said
     assert "uncompressed 2167" in said
@@ -225,12 +237,12 @@ def test_counted_weights_are_those_that_are_published():
 
 
 def test_memory_fields_lower_the_estimate():
-    recipe = load_recipe(RECIPES / "t2i_depth.yaml")
-    config = configure(recipe.preset, recipe.model)
+    recipe = load_recipe(RECIPES / "t2i/depth.yaml")
+    config = recipe.model
     size = measure(config)
 
     def estimate(examples=8, **fields) -> float:
-        return memory_per_process(replace(recipe, **fields), config, size, examples)
+        return memory_per_process(change(recipe, **fields), config, size, examples)
 
     assert estimate(gradient_checkpointing=True) < estimate() - 10e9
     assert estimate(optimizer="adamw8bit") < estimate(optimizer="muon") < estimate()

@@ -21,20 +21,20 @@ from scar.region import (
     region_tokens,
     select_region,
 )
-from scar.sampling import Steps
+from scar.sampling import EagerRunner
 from scar.weights.checkpoint import build_model, build_tokenizer, save_model, save_tokenizer
 
 WITH_REGION = {"losses": {"region": 1.0}}
 
 
-class OneByOne(Steps):
-    """Reads known sets one at a time."""
+class OneByOne(EagerRunner):
+    """Runs forced sets through the backbone one at a time."""
 
-    def chunks(self, count, set_sizes):
+    def split_sets(self, count, set_sizes):
         return [1] * count
 
 
-class Counted(Steps):
+class Counted(EagerRunner):
     """Counts the passes over the backbone."""
 
     passes = 0
@@ -50,7 +50,7 @@ class Counted(Steps):
         self.decode_set = counted
 
 
-def draw(model, tokenizer, batch, forced, steps, sampling):
+def draw(model, tokenizer, batch, forced, runner, sampling):
     *_, tokens = model.generate(
         batch.source,
         batch.text,
@@ -59,7 +59,7 @@ def draw(model, tokenizer, batch, forced, steps, sampling):
         sampling,
         torch.Generator().manual_seed(0),
         forced,
-        steps=steps,
+        runner=runner,
     )
     return tokens
 

@@ -375,3 +375,38 @@ def test_a_lent_gpu_is_asked_for_as_long_as_the_tokens_take(monkeypatch):
     split(library.generate("own", picture(), "a cat", Settings(seed=7, variants=4)))
     one, four = (zero_gpu.LOADING + n * zero_gpu.PER_TOKEN * pipe.total_tokens for n in (1, 4))
     assert asked == [pytest.approx(min(s, zero_gpu.LONGEST)) for s in (one, four)]
+
+
+def test_on_a_lent_gpu_nothing_runs_outside_of_the_worker(monkeypatch):
+    """The main process loads the model; the device is touched inside of the lent call alone, as
+    ZeroGPU's `spaces` asks."""
+    worker = []
+
+    def lend(duration):
+        def wrap(stream):
+            def lent(*args, **options):
+                duration(*args, **options)  # in the main process
+                worker.append(True)
+                try:
+                    yield from stream(*args, **options)
+                finally:
+                    worker.clear()
+
+            return lent
+
+        return wrap
+
+    class OnDevice(FakePipeline):
+        def _stream(self, *args, **options):
+            assert worker, "the device was touched in the main process"
+            yield from super()._stream(*args, **options)
+
+    monkeypatch.setitem(sys.modules, "spaces", SimpleNamespace(GPU=lend))
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
+    library = Library({"own": lambda: OnDevice()})
+    library.preload("own").join()
+    assert library.problem("own") is None and library.is_loaded("own")
+    _, (result,) = split(library.edit("own", picture(), "make it red", Settings(seed=7)))
+    assert result.image.tobytes() == edited(picture(), "make it red", 7).tobytes()
+    library.edit("own", picture(), "make it red", Settings()).close()
+    assert not library.is_busy and not worker

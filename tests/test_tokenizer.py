@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from train.data.batch import RawBatch
 from train.objectives.reconstruction_loss import ReconstructionLoss, window
 from train.objectives.tokenizer import TokenizerObjective
 from train.objectives.tokenizer_start import start_from_patches, start_from_tokenizer
-from train.recipe import load_recipe
+from train.recipe import change, load_recipe
 
 PRESETS = ("toy-next-token", "toy-next-set")
 RECIPES = Path(__file__).parents[1] / "train" / "recipes"
@@ -79,12 +78,12 @@ def test_raster_preview_shows_drawn_cells_on_the_backdrop():
 def test_scales_add_up_and_approach_the_latents():
     config, tokenizer = tiny("toy-next-set")
     f = tokenizer.quant_conv(tokenizer.encoder(images(config)))
-    # A codebook made of the residuals themselves: every scale must then bring the canvas closer.
+    # A codebook made of the residuals themselves: every scale must then bring f_hat closer.
     tokenizer.codebook.weight.copy_(f.movedim(1, -1).flatten(0, 2)[:64])
-    tokens, canvas, _ = tokenizer.quantise(f)
-    assert torch.allclose(tokenizer.canvas(tokens), canvas, atol=1e-5)
-    first = tokenizer.canvas(tokens[:, :1])
-    assert (f - canvas).norm() < (f - first).norm()
+    tokens, f_hat, _ = tokenizer.quantise(f)
+    assert torch.allclose(tokenizer.sum_scales(tokens), f_hat, atol=1e-5)
+    first = tokenizer.sum_scales(tokens[:, :1])
+    assert (f - f_hat).norm() < (f - first).norm()
 
 
 def test_gradients_pass_the_quantiser():
@@ -202,7 +201,7 @@ def test_a_tokenizer_of_other_shapes_is_no_start(tmp_path):
 def test_the_foreground_counts_more():
     """Of two recipes that see the same error, the weighted one minds it inside the mask more."""
     model = {"tokenizer": {"codebook_size": 64, "autoencoder": autoencoder()}}
-    recipe = replace(load_recipe(RECIPES / "toy_tokenizer.yaml"), model=model)
+    recipe = change(load_recipe(RECIPES / "toy/tokenizer.yaml"), model=model)
     source = ToyScenes("train", 128, 8).batch(range(2))
     mask = torch.zeros_like(source.mask)
     mask[:, 32:64, 32:64] = True
@@ -210,8 +209,8 @@ def test_the_foreground_counts_more():
 
     def error(foreground: float, place: slice) -> float:
         torch.manual_seed(0)
-        config = configure(recipe.preset, recipe.model)
-        objective = TokenizerObjective(replace(recipe, foreground=foreground), config).eval()
+        config = recipe.model
+        objective = TokenizerObjective(change(recipe, foreground=foreground), config).eval()
         exact = objective.tokenizer.reconstruct
 
         def spoilt(images, continuous):
@@ -227,13 +226,13 @@ def test_the_foreground_counts_more():
     assert error(4.0, inside) == pytest.approx(5 * error(4.0, outside))
 
 
-@pytest.mark.parametrize("recipe", ["toy_decoder", "toy_decoder_next_set"])
+@pytest.mark.parametrize("recipe", ["toy/decoder", "toy/decoder_next_set"])
 def test_a_decoder_learns_while_its_tokens_stay(recipe):
     model = {"tokenizer": {"codebook_size": 64, "autoencoder": autoencoder()}}
-    recipe = replace(load_recipe(RECIPES / f"{recipe}.yaml"), model=model, init="")
+    recipe = change(load_recipe(RECIPES / f"{recipe}.yaml"), model=model, init="")
     raw = ToyScenes("train", 128, 8).batch(range(2))
     torch.manual_seed(0)
-    objective = TokenizerObjective(recipe, configure(recipe.preset, recipe.model)).train()
+    objective = TokenizerObjective(recipe, recipe.model).train()
     tokenizer = objective.tokenizer
     shown = images(tokenizer.config)
     tokens, decoded = tokenizer.encode(shown), tokenizer.decode(tokenizer.encode(shown))

@@ -10,7 +10,7 @@ token, convolutional tokenizer aside.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,9 +20,10 @@ from torch import nn
 from preprocessors import PREPROCESSORS
 from scar.config import ScarConfig
 from scar.cross_entropy import LOGITS
-from scar.encoder import ENCODERS, REVISIONS, VisualEncoder, feature_shape
+from scar.encoder import ENCODERS, VisualEncoder, feature_shape
 from scar.text import TEXT_ENCODERS, TextEncoder
 from scar.weights.checkpoint import build_model, build_tokenizer
+from scar.weights.pins import ENCODER_PINS
 from train.data.extracted import RECORD, Layout, read_layout
 from train.data.sources import open_reader
 from train.objectives.frozen import needless
@@ -71,6 +72,8 @@ def dry_run(recipe: Recipe) -> None:
         print(f"\ntrained      tokenizer {count:,}")
     else:
         size = measure(config, needless(recipe))
+        if recipe.weights.train_only == "prefix":
+            size = with_frozen_backbone(size)
         _print_sizes(size)
         _print_memory(recipe, config, size)
     steps = _print_schedule(recipe)
@@ -103,12 +106,21 @@ def measure(config: ScarConfig, without: frozenset[str] = frozenset()) -> Size:
     )
 
 
+def with_frozen_backbone(size: Size) -> Size:
+    """Under `train_only: prefix`; the few of VAR's positions that learn are not counted."""
+    trained = {name: count for name, count in size.trained.items() if name != "backbone"}
+    return replace(
+        size, trained=trained, frozen=size.frozen | {"backbone": size.trained["backbone"]}
+    )
+
+
 def memory_per_process(recipe: Recipe, config: ScarConfig, size: Size, examples: int) -> float:
     """Bytes, for `examples` in one micro-batch of one process."""
-    backbone = config.backbone
-    trained = BYTES_TRAINED + BYTES_MOMENTS[recipe.optimizer.name]
-    trained += BYTES_AVERAGE if recipe.optimizer.ema else 0
-    weights = trained * sum(size.trained.values()) + BYTES_FROZEN * sum(size.frozen.values())
+    backbone, trained = config.backbone, sum(size.trained.values())
+    weights = (BYTES_TRAINED + BYTES_MOMENTS[recipe.optimizer.name]) * trained
+    weights += BYTES_FROZEN * sum(size.frozen.values())
+    if recipe.optimizer.ema:  # of the whole model, frozen or not
+        weights += BYTES_AVERAGE * (trained + size.frozen.get("backbone", 0))
     kept = BYTES_ACTIVATION * backbone.layers
     if recipe.compute.gradient_checkpointing:
         kept = BYTES_INPUT * backbone.layers + BYTES_ACTIVATION  # one layer at a time is whole
@@ -126,8 +138,12 @@ def operations_per_example(size: Size) -> float:
         next((count for name, count in size.frozen.items() if name.startswith(kind)), 0)
         for kind in ("encoder", "text")
     )
-    return 6 * (size.trained["backbone"] * size.sequence + compressed + upsampled) + 2 * (
-        encoder * size.cells * 2 + text * size.text
+    # A frozen backbone passes gradients on, and has none of its own.
+    backbone = 6 * size.trained.get("backbone", 0) + 4 * size.frozen.get("backbone", 0)
+    return (
+        backbone * size.sequence
+        + 6 * (compressed + upsampled)
+        + 2 * (encoder * size.cells * 2 + text * size.text)
     )
 
 
@@ -167,14 +183,14 @@ def _stored(recipe: Recipe) -> Layout | None:
 def _missing_encoders(config: ScarConfig, without: frozenset[str]) -> list[str]:
     found = []
     name, spec = config.encoder.name, ENCODERS[config.encoder.name]
-    files, pin = ("model.safetensors", "pytorch_model.bin"), REVISIONS.get(name, "main")
+    files, pin = ("model.safetensors", "pytorch_model.bin"), ENCODER_PINS[name].revision or "main"
     is_here = any(_cached(f"timm/{spec.timm_name}", file, pin) for file in files)
     if not spec.stages and not is_here and "encoder" not in without:
         found.append(f"encoder: {spec.timm_name} will be downloaded from the Hub")
     if config.condition.text_encoder != "none" and "text" not in without:
-        text = TEXT_ENCODERS[config.condition.text_encoder]
-        if text.revision and not _cached(text.source, "config.json", text.revision):
-            found.append(f"text encoder: {text.source} will be downloaded from the Hub")
+        text = TEXT_ENCODERS[config.condition.text_encoder].pin
+        if text.revision and not _cached(text.repo, "config.json", text.revision):
+            found.append(f"text encoder: {text.repo} will be downloaded from the Hub")
     return found
 
 

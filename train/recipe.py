@@ -63,6 +63,10 @@ class Recipe:
             raise ValueError("batch_size must be a multiple of accumulate")
         if self.schedule.epochs and self.data.kind == "toy":
             raise ValueError("toy data have no end: set steps, not epochs")
+        if self.weights.train_only and not (self.weights.init and self.objective == "scar"):
+            raise ValueError(
+                "train_only: prefix needs init, the backbone that stays, and objective scar"
+            )
         if self.objective == "tokenizer" and (
             self.compute.gradient_checkpointing or self.compute.compile
         ):

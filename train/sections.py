@@ -57,8 +57,10 @@ class WeightsConfig:
 
     tokenizer: str = ""  # folder of a trained tokenizer (objective scar)
     init: str = ""  # folder of a checkpoint whose weights are the start; fresh parts are named
-    # Conditions of that checkpoint that this model does without, as beginnings of keys.
+    # Conditions of `init` that this model does without, such as conditioner.class_table.
     init_ignore: tuple[str, ...] = ()
+    # prefix: the backbone stays as `init` has it; what the prefix is made of and read by learns.
+    train_only: Literal["", "prefix"] = ""  # "": everything
 
 
 @validated

@@ -1,1 +1,1 @@
-"""Benchmarks: what is compared runs in one call and is printed as a ratio."""
+"""Benchmarks: variants run in one call and are printed with their ratios."""

@@ -1,4 +1,4 @@
-"""That a device decodes what it should: `python -m scar bench check --device cuda`.
+"""Whether a device decodes correctly: `python -m scar bench check --device cuda`.
 
 On CUDA with the shapes of LlamaGen-L and VAR-d16, elsewhere with small ones; weights are random.
 """
@@ -10,10 +10,10 @@ import warnings
 import torch
 from torch import Tensor
 
-from scar.bench.decode import Task, forget, is_cuda
-from scar.compiled import Compiled
+from scar.bench.decode import Workload, free_compiled, is_cuda
+from scar.compiled import CompiledRunner
 from scar.presets import configure
-from scar.sampling import Steps
+from scar.sampling import EagerRunner
 
 SHAPES: dict[str, dict] = {"llamagen-l-c2i": {}, "var-d16": {}}
 SMALL_BACKBONE = {"layers": 2, "heads": 2, "width": 64}
@@ -24,8 +24,8 @@ SMALL = {
         "tokenizer": {"image_size": 32, "scales": [1, 2, 4]},
     },
 }
-# The most each figure may be. bf16 moves every weight and every result by up to 0.4%, which grows
-# to a few percent behind 24 layers of random weights; fp32 differs in the order of its sums only.
+# Upper bounds. bf16 rounds every weight and every result by up to 0.4%, which grows to a few
+# percent after 24 layers of random weights; fp32 results differ by the order of summation only.
 TOLERANCES = {
     "bf16 against fp32 logits, relative error": 1e-1,
     "cached against uncached logits, relative error": 1e-4,
@@ -46,61 +46,62 @@ def check(device: str) -> bool:
             within &= good
             verdict = "" if good else "  TOO MUCH"
             print(f"{name:>53}: {found:8.2g}, at most {TOLERANCES[name]:g}{verdict}")
-        forget(device)
+        free_compiled(device)
     return within
 
 
 def _figures(preset: str, changes: dict, device: str) -> dict[str, float]:
     config = configure(preset, changes)
-    task, compiled = Task(config, device, torch.float32), Compiled()
-    logits, eager = task.logits(), task.decode(Steps())
-    tokens = task.decode(compiled)
+    workload, compiled = Workload(config, device, torch.float32), CompiledRunner()
+    logits, eager = workload.logits(), workload.decode(EagerRunner())
+    tokens = workload.decode(compiled)
     for _ in range(2):  # the runs that record and replay
-        tokens = task.decode(compiled)
-    pixels = task.tokenizer.decode
+        tokens = workload.decode(compiled)
+    pixels = workload.tokenizer.decode
     found = (
-        _error(Task(config, device, torch.bfloat16).logits(), logits),
-        _error(_cached_logits(task), logits),
-        _differ(tokens, eager),
-        _differ(pixels(task.decode(Steps())), pixels(eager)),
-        _differ(pixels(task.decode(compiled)), pixels(tokens)),
-        _waits(task, compiled),
+        _error(Workload(config, device, torch.bfloat16).logits(), logits),
+        _error(_cached_logits(workload), logits),
+        _mismatch(tokens, eager),
+        _mismatch(pixels(workload.decode(EagerRunner())), pixels(eager)),
+        _mismatch(pixels(workload.decode(compiled)), pixels(tokens)),
+        _count_syncs(workload, compiled),
     )
     return dict(zip(TOLERANCES, found, strict=True))
 
 
 @torch.inference_mode()
-def _cached_logits(task: Task) -> Tensor:
-    """(2 B, N, V), set by set behind a cache."""
-    backbone, tokenizer, prefix = task.model.backbone, task.tokenizer, task.prefix()
-    tokens, cache = torch.cat([task.tokens, task.tokens]), backbone.cache(prefix)
-    logits, known = [backbone.logits(backbone.prefill(prefix, cache)[:, -1:], prefix)], 0
+def _cached_logits(workload: Workload) -> Tensor:
+    """(2 B, N, V), set by set with a KV cache."""
+    backbone, tokenizer, prefix = workload.model.backbone, workload.tokenizer, workload.prefix()
+    tokens, cache = torch.cat([workload.tokens, workload.tokens]), backbone.cache(prefix)
+    logits, num_decoded = [backbone.logits(backbone.prefill(prefix, cache)[:, -1:], prefix)], 0
     for size in backbone.set_sizes[:-1]:
-        known += size
-        inputs = tokenizer.next_input(tokens[:, :known])
-        logits.append(backbone.logits(backbone.step(inputs, known, prefix, cache), prefix))
+        num_decoded += size
+        inputs = tokenizer.next_input(tokens[:, :num_decoded])
+        logits.append(backbone.logits(backbone.step(inputs, num_decoded, prefix, cache), prefix))
     return torch.cat(logits, dim=1)
 
 
-def _waits(task: Task, steps: Steps) -> int:
-    """How often torch says that a decode made the host wait for the device; 0 on the CPU."""
-    if not is_cuda(task.device):
+def _count_syncs(workload: Workload, runner: EagerRunner) -> int:
+    """Host-device synchronisations of a decode, as torch counts them; 0 on the CPU."""
+    if not is_cuda(workload.device):
         return 0
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            task.decode(steps)
+            workload.decode(runner)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     return sum("synchronizing" in str(warning.message) for warning in caught)
 
 
 def _error(found: Tensor, expected: Tensor) -> float:
-    """Root mean square of the difference over that of what is expected."""
+    """Relative error: RMS of the difference over RMS of the expected values."""
     difference = (found.double() - expected.double()).square().mean()
     return (difference / expected.double().square().mean()).sqrt().item()
 
 
-def _differ(found: Tensor, expected: Tensor) -> float:
+def _mismatch(found: Tensor, expected: Tensor) -> float:
+    """Share of the values that differ."""
     return (found != expected).double().mean().item()

@@ -1,8 +1,10 @@
 """Decoding eagerly, compiled, and at the speed of the memory: `python -m scar bench decode`.
 
-Weights and conditions are random. What is compared runs in one call on one device, in bf16 on CUDA
-and in fp32 elsewhere. The limit is the time to read the matrices of the backbone and the keys and
-values that a step sees, once a step, at the bandwidth of a large copy in the same run.
+Weights and conditions are random, in bf16 on CUDA and in fp32 elsewhere. All variants of a preset
+run in one call on one device. The limit is the time to read the backbone's matrices and the cached
+keys and values once per step, at the bandwidth of a large copy measured in the same run.
+
+Letters: B images, N tokens of an image, P prefix slots, D width, V codes.
 """
 
 from __future__ import annotations
@@ -13,16 +15,17 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from scar.compiled import Compiled
+from scar.compiled import CompiledRunner
 from scar.config import Sampling, ScarConfig
 from scar.encoder import feature_shape
-from scar.prefix import Drop, Prefix, TextEmbedding
+from scar.prefix import DropMask, Prefix, TextEmbedding
 from scar.presets import configure
-from scar.sampling import Steps
+from scar.sampling import EagerRunner
 from scar.text import text_width
 from scar.weights.checkpoint import build_model, build_tokenizer
 
@@ -30,16 +33,16 @@ PUBLISHED = ("llamagen-l-c2i", "llamagen-xl-t2i", "var-d16", "var-d30")
 EMBEDDED = ("toy-next-token", "toy-next-set")
 BATCHES = (1, 8)
 GUIDED = Sampling(2.0)
-WARM = 3  # decodes: to compile the steps, to record their graphs, to replay them
+WARM_UP = 3  # decodes: to compile, to record CUDA graphs, to replay them
 
 
 def decode(presets: Sequence[str], device: str, repeat: int, changes: dict | None = None) -> None:
     """Print milliseconds a token and an image for each preset and batch, and their ratios.
 
     Args:
-        presets: none stands for the published shapes on CUDA and for the embedded ones elsewhere.
+        presets: if empty, the published shapes on CUDA and the embedded ones elsewhere.
         device: "cpu" or "cuda".
-        repeat: images decoded in each way, after those that warm it up; their median counts.
+        repeat: timed decodes per variant, after the warm-up; their median is printed.
         changes: fields of the presets to replace.
     """
     bandwidth = copy_bandwidth(device)
@@ -54,23 +57,23 @@ def decode(presets: Sequence[str], device: str, repeat: int, changes: dict | Non
                 _compare(config, batch, device, repeat, bandwidth)
             except torch.OutOfMemoryError:
                 print(f"{name}: skipped, since it does not fit in the memory of the device")
-            forget(device)
+            free_compiled(device)
 
 
 def _compare(config: ScarConfig, batch: int, device: str, repeat: int, bandwidth: float) -> None:
-    task = Task(config, device, torch.bfloat16 if is_cuda(device) else torch.float32, batch)
+    workload = Workload(config, device, torch.bfloat16 if is_cuda(device) else torch.float32, batch)
     sizes = config.tokenizer.set_sizes
-    compiled = Compiled()
+    compiled = CompiledRunner()
     seconds = {
-        "uncached": len(sizes) * median_seconds(task.logits, repeat, device),
-        "eager": median_seconds(partial(task.decode, Steps()), repeat, device),
+        "uncached": len(sizes) * median_seconds(workload.logits, repeat, device),
+        "eager": median_seconds(partial(workload.decode, EagerRunner()), repeat, device),
     }
     start = time.perf_counter()
-    for _ in range(WARM):
-        task.decode(compiled)
-    print(f"{'':10}compiled in {time.perf_counter() - start:.0f} s{_without_graph(device)}")
-    seconds["compiled"] = median_seconds(partial(task.decode, compiled), repeat, device)
-    seconds["limit"] = task.bytes_read() / bandwidth
+    for _ in range(WARM_UP):
+        workload.decode(compiled)
+    print(f"{'':10}compiled in {time.perf_counter() - start:.0f} s{_skipped_graphs(device)}")
+    seconds["compiled"] = median_seconds(partial(workload.decode, compiled), repeat, device)
+    seconds["limit"] = workload.bytes_read() / bandwidth
     for name, found in seconds.items():
         print(
             f"{name:>10}{1000 * found / sum(sizes):9.3f} ms a token{1000 * found:11.1f} ms an image"
@@ -78,7 +81,7 @@ def _compare(config: ScarConfig, batch: int, device: str, repeat: int, bandwidth
         )
 
 
-class Task:
+class Workload:
     """A model with random weights and the random conditions of a batch of images."""
 
     def __init__(self, config: ScarConfig, device: str, dtype: torch.dtype, batch: int = 1):
@@ -90,7 +93,7 @@ class Task:
         self.device, self.dtype = device, dtype
         with torch.device(device):
             self.model = build_model(config).eval().requires_grad_(False)
-            # As they are initialised, some are zero, and all tokens are the same to them.
+            # Some are initialised with zeros, which would make all tokens equal.
             for parameter in self.model.parameters():
                 if parameter.dim() > 1:
                     nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
@@ -103,13 +106,13 @@ class Task:
             shape = (batch, sum(config.tokenizer.set_sizes))
             self.tokens = torch.randint(config.tokenizer.codebook_size, shape)
 
-    def decode(self, steps: Steps, seed: int = 0) -> Tensor:
-        """(B, N); of the partial images only the first is looked at."""
+    def decode(self, runner: EagerRunner, seed: int = 0) -> Tensor:
+        """(B, N), with one preview after the first set."""
         generator = torch.Generator(self.device).manual_seed(seed)
         conditions = (self.features, self.text, self.label)
         count = len(self.tokenizer.set_sizes)
         *_, tokens = self.model.generate(
-            *conditions, self.tokenizer, GUIDED, generator, preview_every=count, steps=steps
+            *conditions, self.tokenizer, GUIDED, generator, preview_every=count, runner=runner
         )
         return tokens
 
@@ -118,35 +121,34 @@ class Task:
         """(2 B, P, D), as under guidance."""
         none = torch.zeros(len(self.label), dtype=torch.bool, device=self.device)
         features = self.model.compressor(self.features)
-        prefix = self.model.conditioner(features, self.text, self.label, Drop(none, none))
+        prefix = self.model.conditioner(features, self.text, self.label, DropMask(none, none))
         return prefix.joined(prefix)
 
     @torch.inference_mode()
     def logits(self) -> Tensor:
-        """(2 B, N, V) of all tokens in one pass without a cache."""
+        """(2 B, N, V), all tokens in one pass without a cache."""
         prefix, tokens = self.prefix(), torch.cat([self.tokens, self.tokens])
         hidden = self.model.backbone(prefix, self.tokenizer.inputs(tokens))
         return self.model.backbone.logits(hidden[:, -tokens.shape[1] :], prefix)
 
     @torch.inference_mode()
     def bytes_read(self) -> int:
-        """By all steps of an image: matrices, and the keys and values seen."""
-        backbone, sizes = self.model.backbone, self.tokenizer.set_sizes
+        """Bytes that all steps of an image read: matrices, and cached keys and values."""
+        backbone, sizes = cast(nn.Module, self.model.backbone), self.tokenizer.set_sizes
         matrices = sum(
             parameter.nbytes
             for module in backbone.modules()
             if isinstance(module, nn.Linear)
             for parameter in module.parameters()
         )
-        cache = backbone.cache(self.prefix())
+        cache = self.model.backbone.cache(self.prefix())
         slot = sum(buffer[:, :, 0].nbytes for buffer in (*cache.keys, *cache.values))
-        seen = sum(cache.prefix + end - 1 for end in list(accumulate(sizes))[1:])
-        return len(sizes) * matrices + slot * seen
+        positions = sum(cache.prefix + end - 1 for end in list(accumulate(sizes))[1:])
+        return len(sizes) * matrices + slot * positions
 
 
 def copy_bandwidth(device: str) -> float:
-    """Bytes a second that a copy far larger than the caches reads and writes, the fastest of
-    five."""
+    """Bytes per second read and written by a copy much larger than the caches, the best of five."""
     size = 2**30 if is_cuda(device) else 2**27
     source = torch.zeros(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
@@ -157,16 +159,17 @@ def is_cuda(device: str) -> bool:
     return torch.device(device).type == "cuda"
 
 
-def forget(device: str) -> None:
-    """Free what is compiled and what its graphs hold."""
+def free_compiled(device: str) -> None:
+    """Free compiled functions and the memory of their graphs."""
     torch.compiler.reset()
     gc.collect()
     if is_cuda(device):
         torch.cuda.empty_cache()
 
 
-def _without_graph(device: str) -> str:
-    """How many compiled steps torch could not record, which costs them most of the speed."""
+def _skipped_graphs(device: str) -> str:
+    """How many compiled functions torch could not record as a CUDA graph; they lose most of the
+    speed."""
     skipped = torch._dynamo.utils.counters["inductor"].pop("cudagraph_skips", 0)
     return f", {skipped} without a CUDA graph" if is_cuda(device) and skipped else ""
 
@@ -176,7 +179,7 @@ def median_seconds(run: Callable[[], object], repeat: int, device: str) -> float
 
 
 def seconds_of(run: Callable[[], object], repeat: int, device: str) -> list[float]:
-    """Of each of `repeat` runs, after one that is not counted."""
+    """Seconds of each of `repeat` runs, after one warm-up run."""
     seconds = []
     for _ in range(repeat + 1):
         start = time.perf_counter()

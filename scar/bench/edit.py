@@ -1,4 +1,4 @@
-"""One whole call of the embedded model: `python -m scar bench edit`."""
+"""Seconds by stage of one call of the embedded model: `python -m scar bench edit`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from PIL import Image
 
 
 def edit(preset: str, device: str, repeat: int) -> None:
-    """One whole call on the embedded model of the preset's paradigm: seconds by stage, memory."""
+    """Print seconds by stage, and peak memory, for the embedded model of the preset's paradigm."""
     from scar import ScarPipeline
 
     pipe = ScarPipeline.from_pretrained(paradigm=preset.removeprefix("toy-"), device=device)
     image = Image.linear_gradient("L").resize((pipe.size, pipe.size)).convert("RGB")
     pipe.edit(image, "add a cat on the left", seed=0)
     for i in range(repeat):
-        # Unseen, so that nothing is remembered of it.
+        # A new image and a new text each time, so that no cache helps.
         shifted = Image.eval(image, lambda v, i=i: (v + i + 1) % 256)
         out = pipe.edit(shifted, f"add a cat on the left, take {i}", seed=0)
         shares = ", ".join(

@@ -1,13 +1,13 @@
-"""Training steps side by side: `python -m scar bench train`.
+"""Training steps compared: `python -m scar bench train`.
 
 An example has the lengths of one at 512 px: 1024 cells of features, 120 text slots and 1024 tokens
 out of 16384 codes. On CUDA the transformer is LlamaGen-XL and a batch has 8 examples; elsewhere it
 is narrow and has 2. Weights, features and tokens are random. Steps run in bf16; seconds are
 medians.
 
-First the prefixes, each a whole step with AdamW, and its peak of memory with weights, gradients and
-moments. Then pairs that differ in one thing, run in turns: forward and backward passes, and what
-one of them holds at most above weights and gradients.
+First the prefixes: a whole step with AdamW each, and its peak memory with weights, gradients and
+moments. Then pairs that differ in one respect, run alternately: forward and backward pass, and its
+peak memory above weights and gradients.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ import torch
 from torch import Tensor
 
 from scar.attention import masked_sdpa, set_mask
-from scar.bench.decode import forget, is_cuda, seconds_of
+from scar.bench.decode import free_compiled, is_cuda, seconds_of
 from scar.config import ScarConfig
 from scar.cross_entropy import token_loss
 from scar.encoder import feature_shape
 from scar.model import SCAR, Batch
-from scar.prefix import Drop, TextEmbedding
+from scar.prefix import DropMask, TextEmbedding
 from scar.presets import configure
 from scar.text import text_width
 from scar.weights.checkpoint import build_model
@@ -49,8 +49,8 @@ def train(device: str, repeat: int, changes: dict | None = None) -> None:
 
     Args:
         device: "cpu" or "cuda".
-        repeat: steps of each, after two that are not counted.
-        changes: fields of the preset to replace; None stands for the shapes of the device.
+        repeat: timed steps of each, after two warm-up steps.
+        changes: fields of the preset to replace; None: the shapes for the device.
     """
     whole = is_cuda(device)
     if changes is None:
@@ -76,7 +76,7 @@ def train(device: str, repeat: int, changes: dict | None = None) -> None:
 
 
 def _prefixes(config: ScarConfig, batch: Batch, device: str, repeat: int) -> None:
-    """One after the other, since each has weights and moments of its own."""
+    """One after the other, because each has its own weights and moments."""
     first: tuple[float, float] | None = None
     kinds = ("VQ prefix", 1, _vq_prefix), ("1x", 1, _whole), ("4x", 2, _whole), ("16x", 4, _whole)
     for name, factor, loss in kinds:
@@ -90,13 +90,13 @@ def _prefixes(config: ScarConfig, batch: Batch, device: str, repeat: int) -> Non
             first = first or found
         except torch.OutOfMemoryError:
             print(f"{name}: skipped, since it does not fit in the memory of the device")
-        forget(device)
+        free_compiled(device)
 
 
 def _updates(
     config: ScarConfig, loss: Callable[..., Tensor], batch: Batch, device: str, repeat: int
 ) -> tuple[float, float]:
-    """Seconds of a step with its update, and GB at its peak."""
+    """Seconds of a step with its update, and its peak memory in GB."""
     model = build_model(config, for_training=True).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=is_cuda(device))
     step = partial(loss, model, batch)
@@ -108,7 +108,7 @@ def _updates(
 
     update()
     seconds = statistics.median(seconds_of(update, repeat, device))
-    # Of a parameter with a gradient there are four: itself, the gradient and two moments.
+    # Per trained parameter: itself, its gradient and two moments.
     kept = sum(p.nbytes * (1 if p.grad is None else 4) for p in model.parameters())
     return seconds, (kept + _peak(step, device)) / 1e9
 
@@ -131,7 +131,7 @@ def _pair(steps: dict[str, Step], device: str, repeat: int) -> None:
 
 
 def _print(name: str, found: tuple[float, float], first: tuple[float, float] | None) -> None:
-    """Seconds and GB; how many times faster than the first, and how much more memory."""
+    """Seconds and GB, and both relative to the first."""
     ratios = f"  {first[0] / found[0]:5.2f}x  {found[1] / first[1] - 1:+6.1%}" if first else ""
     print(f"{name:28}{found[0]:7.2f}   {found[1]:7.2f}{ratios}")
 
@@ -145,15 +145,15 @@ def _run(step: Step, device: str) -> None:
 
 
 def _peak(step: Step, device: str) -> int:
-    """Bytes that one step holds at most above what was there before it."""
+    """Peak memory of one step in bytes, above what was allocated before it."""
     gc.collect()
     if is_cuda(device):
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         _run(step, device)
         return torch.cuda.max_memory_allocated() - before
-    ctypes.CDLL(None).malloc_trim(0)  # what earlier steps freed may still be resident
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here on
+    ctypes.CDLL(None).malloc_trim(0)  # freed memory of earlier steps may still be resident
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _resident("VmRSS")
     _run(step, device)
     return max(_resident("VmHWM") - before, 1)
@@ -169,8 +169,8 @@ def _whole(model: SCAR, batch: Batch) -> Tensor:
 
 
 def _vq_prefix(model: SCAR, batch: Batch) -> Tensor:
-    """The source as a prefix of its VQ tokens and L_CE alone, as models before SCAR read it; its
-    tokens are those of the target here."""
+    """L_CE alone, with a prefix of VQ tokens as in models before SCAR. Those of the target stand in
+    for those of the source."""
     backbone = model.backbone
     prefix = model.conditioner(batch.source, batch.text, batch.label, batch.drop)
     codes = backbone.tok_embeddings(batch.tokens).to(prefix.slots.dtype)
@@ -181,7 +181,7 @@ def _vq_prefix(model: SCAR, batch: Batch) -> Tensor:
 
 
 def _batch(config: ScarConfig, device: str, examples: int) -> Batch:
-    """Random, with all text slots in use."""
+    """A random batch, without text padding."""
     grid, channels = feature_shape(config.encoder)
     slots, width = config.condition.text_slots, text_width(config.condition.text_encoder)
     count, codes = sum(config.tokenizer.set_sizes), config.tokenizer.codebook_size
@@ -197,7 +197,7 @@ def _batch(config: ScarConfig, device: str, examples: int) -> Batch:
         tokens[:, :-1],
         torch.ones(examples, count, device=device),
         torch.ones(examples, grid, grid, dtype=torch.bool, device=device),
-        Drop(none.to(device), none.to(device)),
+        DropMask(none.to(device), none.to(device)),
     )
 
 

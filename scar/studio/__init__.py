@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
-from scar.images import InputError
+from scar.errors import InputError
 from scar.studio import views
 from scar.studio.about import AboutTab
 from scar.studio.api import PublicApi
@@ -26,10 +26,11 @@ from scar.studio.session import SAMPLING, slider_values
 from scar.studio.texts import I18N, say, speaks_chinese
 from scar.studio.theme import CSS, HEAD, THEME
 from scar.studio.workbench import QUIET
+from scar.studio.zero_gpu import is_zero_gpu
 
 QUEUE = 64
 
-__all__ = ["Library", "build_studio", "launch_studio", "start_sweeper"]
+__all__ = ["Library", "build_studio", "is_zero_gpu", "launch_studio", "start_sweeper"]
 
 
 def build_studio(

@@ -15,7 +15,8 @@ import gradio as gr
 
 from preprocessors import named, preprocess
 from scar.config import class_or_words
-from scar.images import InputError, open_map, open_mask
+from scar.errors import InputError
+from scar.images import open_map, open_mask
 from scar.studio.library import Library
 from scar.studio.metadata import save_png
 from scar.studio.safety import SafeImage, Upload, explain

@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 from scar.assets import ASSETS
-from scar.images import InputError
+from scar.errors import InputError
 from scar.studio.library import Library
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

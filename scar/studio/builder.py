@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from scar.images import InputError
+from scar.errors import InputError
 from scar.studio.examples import Scene
 from scar.studio.texts import say, tell
 from scar.studio.workbench import QUIET, toast

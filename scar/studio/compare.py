@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from scar.images import InputError
+from scar.errors import InputError
 from scar.studio import views
 from scar.studio.examples import Scene
 from scar.studio.library import Library

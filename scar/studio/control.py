@@ -10,7 +10,7 @@ import gradio as gr
 from PIL import Image
 
 from preprocessors import PREPROCESSORS, named, preprocess
-from scar.images import InputError
+from scar.errors import InputError
 from scar.studio import views
 from scar.studio.builder import SceneBuilder
 from scar.studio.examples import Scene

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from scar.images import InputError
+from scar.errors import InputError
 from scar.studio import views
 from scar.studio.builder import SceneBuilder
 from scar.studio.examples import Scene

@@ -15,9 +15,9 @@ from typing import Any
 from huggingface_hub import constants
 from PIL import Image
 
-from scar.images import InputError
+from scar.errors import InputError, ScarError
 from scar.studio.session import AS_IT_IS, Progress, Result, Settings, run_edit, run_generate
-from scar.studio.zero_gpu import on_gpu
+from scar.studio.zero_gpu import is_zero_gpu, on_gpu
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +49,8 @@ class Library:
         self._locks = defaultdict(threading.Lock)
         self._problems: dict[str, str] = {}
         self._device = threading.Lock()
-        self.edit = on_gpu(self.edit, self._tokens)
-        self.generate = on_gpu(self.generate, self._tokens)
+        self._edit = on_gpu(self._edit, self._tokens)
+        self._generate = on_gpu(self._generate, self._tokens)
 
     @property
     def names(self) -> list[str]:
@@ -85,7 +85,7 @@ class Library:
                 self._models[name] = _warm(load())
             except Exception as error:
                 reason = (str(error).splitlines() or ["no reason was given"])[0]
-                is_known = type(error).__name__ == "WeightsError"  # its message says it all
+                is_known = isinstance(error, ScarError)  # its message says it all
                 log.error("cannot load '%s': %s", name, reason, exc_info=not is_known)
                 reason = FOLDERS.sub("", reason).rstrip(".")
                 self._problems[name] = f"The model '{name}' cannot be loaded: {reason}."
@@ -106,7 +106,8 @@ class Library:
     ) -> Iterator[Progress | Result]:
         """`run_edit` with the model called `name`."""
         with self._turn():
-            yield from _named(name, run_edit(self.get(name), image, instruction, settings, region))
+            self.get(name)
+            yield from _named(name, self._edit(name, image, instruction, settings, region))
 
     def generate(
         self,
@@ -118,9 +119,16 @@ class Library:
     ) -> Iterator[Progress | Result]:
         """`run_generate` with the model called `name`."""
         with self._turn():
-            yield from _named(
-                name, run_generate(self.get(name), control_map, prompt, settings, drawing)
-            )
+            self.get(name)
+            yield from _named(name, self._generate(name, control_map, prompt, settings, drawing))
+
+    # These may run in a process of their own, forked from this one: models are loaded before, and
+    # no lock is taken there.
+    def _edit(self, name: str, *arguments: Any) -> Iterator[Progress | Result]:
+        yield from run_edit(self._models[name.strip()], *arguments)
+
+    def _generate(self, name: str, *arguments: Any) -> Iterator[Progress | Result]:
+        yield from run_generate(self._models[name.strip()], *arguments)
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
@@ -133,7 +141,7 @@ class Library:
             self._device.release()
 
     def _tokens(self, name: str, image: Any, words: Any, settings: Settings, *_: Any) -> int:
-        return self.get(name).total_tokens * settings.variants
+        return self._models[name.strip()].total_tokens * settings.variants
 
     def is_loaded(self, name: str) -> bool:
         return hasattr(self._models.get(name), "stream_edit")
@@ -141,6 +149,16 @@ class Library:
     def problem(self, name: str) -> str | None:
         """Why the last attempt to load `name` failed, or None."""
         return self._problems.get(name)
+
+    def preload_all(self) -> None:
+        """Load every offered model now, in this thread.
+
+        ZeroGPU replaces the device of the main thread only, so what is loaded in another one, as
+        visitors' requests are, would look for a GPU that is not there.
+        """
+        for name in self._offered:
+            with contextlib.suppress(InputError):  # logged, and kept as the model's problem
+                self.get(name)
 
     def preload(self, name: str) -> threading.Thread:
         """Start loading `name` in the background."""
@@ -164,7 +182,10 @@ def _named(name: str, events: Iterator[Progress | Result]) -> Iterator[Progress 
 
 
 def _warm(pipe: Any) -> Any:
-    """`pipe` after one step of a run: what is slow once is done before a visitor asks."""
+    """`pipe` after one step of a run: what is slow once is done before a visitor asks. Not where
+    the device is lent call by call."""
+    if is_zero_gpu():
+        return pipe
     picture = Image.new("RGB", (pipe.size, pipe.size), "grey")
     stream = pipe.stream_edit(picture, "warm up", seed=0)
     next(stream)

@@ -14,7 +14,8 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from scar.images import InputError, open_image, to_mask
+from scar.errors import InputError
+from scar.images import open_image, to_mask
 from scar.studio.texts import in_chinese
 
 PREFIX = "data:image/png;base64,"

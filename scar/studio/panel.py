@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from scar.images import InputError
+from scar.errors import InputError
 from scar.studio.library import Library
 from scar.studio.session import RANGES, SAMPLING, Settings, check_settings, slider_values
 from scar.studio.texts import say, tell

@@ -18,8 +18,8 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from preprocessors import WeightsError
-from scar.images import InputError, open_image
+from scar.errors import InputError, SamplingError, WeightsError
+from scar.images import open_image
 from scar.studio.metadata import read_parameters
 from scar.studio.texts import tell
 
@@ -80,10 +80,10 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, InputError | WeightsError):
         return str(error)
     log.error("a run failed", exc_info=error)
-    kind = type(error).__name__  # by name: the studio starts before torch is imported
-    if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
+    # torch's by name: the studio starts before torch is imported.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "The device is out of memory; try a smaller picture, or again in a moment."
-    if kind == "SamplingError":
+    if isinstance(error, SamplingError):
         return "The model produced values that are not finite; try another seed or less guidance."
     if isinstance(error, FileNotFoundError):
         return "A file of the model is missing; the log of the server says which."

@@ -16,7 +16,8 @@ from typing import Any
 from PIL import Image
 
 from scar.config import MAX_SEED, SAMPLING_RANGES, Range
-from scar.images import InputError, to_mask
+from scar.errors import InputError
+from scar.images import to_mask
 
 MAX_PROMPT = 200
 MAX_VARIANTS = 4

@@ -11,7 +11,8 @@ from typing import Any
 
 import gradio as gr
 
-from scar.images import InputError, open_image
+from scar.errors import InputError
+from scar.images import open_image
 from scar.studio import views
 from scar.studio.library import Library
 from scar.studio.metadata import read_parameters, save_png

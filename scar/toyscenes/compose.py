@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from scar.images import InputError
+from scar.errors import InputError
 from scar.toyscenes.dataset import ToyScenes
 from scar.toyscenes.places import PLACES
 from scar.toyscenes.preview import render, suggested_edits

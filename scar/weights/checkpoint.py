@@ -23,7 +23,7 @@ from scar.config import (
     ScarConfig,
     VQConfig,
 )
-from scar.errors import InputError
+from scar.errors import InputError, WeightsError
 from scar.model import SCAR
 from scar.next_set import NextSetTransformer
 from scar.next_token import NextTokenTransformer
@@ -36,25 +36,25 @@ TOKENIZERS = {VQConfig: VQTokenizer, MultiScaleVQConfig: MultiScaleVQTokenizer}
 BACKBONES = {NextTokenConfig: NextTokenTransformer, NextSetConfig: NextSetTransformer}
 
 
-class WeightsError(ValueError):
-    """Weights or a config are missing, damaged, or of another model; the message says which."""
-
-
 def usable_device(name: str) -> torch.device:
-    """The device called `name`, for "auto" CUDA where there is one.
+    """The device called `name`, for "auto" CUDA where it can be used.
 
     Raises:
         InputError: torch does not know the name, or this machine has no such device.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError):  # AssertionError: torch was built without CUDA
-        raise InputError(
-            f"There is no device {name!r} to use on this machine; choose auto or cpu."
-        ) from None
+        return torch.device("cuda" if _works("cuda") else "cpu")
+    if not _works(name):
+        raise InputError(f"There is no device {name!r} to use on this machine; choose auto or cpu.")
     return torch.device(name)
+
+
+def _works(device: str) -> bool:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):  # AssertionError: torch was built without CUDA
+        return False
+    return True
 
 
 def build_tokenizer(config: VQConfig | MultiScaleVQConfig) -> VQTokenizer | MultiScaleVQTokenizer:

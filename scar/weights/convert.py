@@ -23,11 +23,11 @@ from torch import nn
 from tqdm import tqdm
 
 from scar.config import ScarConfig
+from scar.errors import WeightsError
 from scar.model import SCAR
 from scar.presets import configure
 from scar.validation import to_dict
 from scar.weights.checkpoint import (
-    WeightsError,
     build_model,
     build_tokenizer,
     load_config,

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 
 from scar.assets import EMBEDDED
-from scar.weights.checkpoint import WeightsError
+from scar.errors import WeightsError
+from scar.weights.pins import CHECKPOINT_PINS, file_sha256
 
-# SHA-256 of published files. The tokenizer's is also its Git LFS id; both are the ones that
-# independent public projects record.
-PUBLISHED_SHA256 = {
-    "vae_ch160v4096z32.pth": "7c3ec27ae28a3f87055e83211ea8cc8558bd1985d7b51742d074fb4c2fcf186c",
-    "var_d16.pth": "4f6151aad91c94e03e224dd7358d8389fa05301c0c291279566998efb54b0ecb",
-}
 _FILE = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)/(?P<file>[\w./-]+)@(?P<commit>[0-9a-f]{40})")
 
 
@@ -50,7 +44,7 @@ def published_file(source: str | Path, sha256: str = "") -> Path:
 
     Args:
         sha256: 64 hex digits. Without it a file here is taken as it is, and one of the Hub has to
-            hash to what `PUBLISHED_SHA256` says of its name.
+            hash to what `CHECKPOINT_PINS` says of its name.
 
     Raises:
         WeightsError: there is no such file, its hash is unknown or another, or it could not be
@@ -59,7 +53,7 @@ def published_file(source: str | Path, sha256: str = "") -> Path:
     path = _local(source)
     if not path.is_file():
         path, sha256 = _fetched(str(source), sha256)
-    if sha256 and (found := _digest(path)) != sha256.lower():
+    if sha256 and (found := file_sha256(path)) != sha256.lower():
         raise WeightsError(f"{path.name} is not the file asked for: its SHA-256 is {found}")
     return path
 
@@ -84,7 +78,9 @@ def _fetched(source: str, sha256: str) -> tuple[Path, str]:
             f"there is no file {source}; one of the Hub is named owner/name/file@commit"
         )
     file = named["file"]
-    sha256 = sha256 or PUBLISHED_SHA256.get(Path(file).name, "")
+    name = Path(file).name
+    if not sha256 and name in CHECKPOINT_PINS:
+        sha256 = CHECKPOINT_PINS[name].sha256
     if not sha256:
         raise WeightsError(
             f"say what {file} has to hash to, --sha256 HEX: its page on the Hub shows it"
@@ -98,8 +94,3 @@ def _fetched(source: str, sha256: str) -> tuple[Path, str]:
             f"{file} could not be fetched from the Hub ({type(error).__name__}); check the name "
             "and the connection, or name a file on this machine"
         ) from error
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scar.weights.checkpoint import WeightsError
+from scar.errors import WeightsError
 
 State = dict[str, Tensor]
 

@@ -14,7 +14,8 @@ import pytest
 from faults.fake_pipeline import FakePipeline, edited
 from faults.malformed import malformed
 from faults.serving import Caller, edit_values, file_data, scene, served
-from scar.images import InputError, open_image
+from scar.errors import InputError, SamplingError
+from scar.images import open_image
 from scar.studio import QUEUE
 from scar.studio.guard import MAX_BODY, MAX_UPLOAD_BODY
 
@@ -23,10 +24,6 @@ ROOT = Path(__file__).parents[2]
 
 class OutOfMemoryError(RuntimeError):
     """Named as torch names it."""
-
-
-class SamplingError(RuntimeError):
-    """Named as the sampler names it."""
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +94,8 @@ def test_a_bomb_is_refused_before_it_is_decoded(caller):
 
 OPEN_AND_WEIGH = """
 import re, sys, time
-from scar.images import InputError, open_image
+from scar.errors import InputError
+from scar.images import open_image
 
 def peak():  # resident kB of this program alone: what getrusage says includes its parent
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from scar.model import Batch
-from scar.prefix import Drop, TextEmbedding
+from scar.prefix import DropMask, TextEmbedding
 from scar.validation import to_dict
 from train.data.batch import RawBatch
 from train.data.samples import epoch_order
@@ -149,9 +149,9 @@ class Extracted:
             found["text"] = file.get_slice("text")[end[0] if row else 0 : end[-1]]
         return found
 
-    def _no_drop(self, count: int) -> Drop:
+    def _no_drop(self, count: int) -> DropMask:
         none = torch.zeros(count, dtype=torch.bool, device=self.device)
-        return Drop(none, none)
+        return DropMask(none, none)
 
     def _open(self, shard: int):
         path = shard_path(self.folder, shard)

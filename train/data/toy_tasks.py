@@ -14,11 +14,9 @@ from random import Random
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor
 
 from preprocessors import canny, embedded
-from preprocessors.map_network import MapNetwork
 from scar.toyscenes.dataset import Batch, PlacedObject, ToyScenes
 from train.data.batch import RawBatch, to_signed
 from train.recipe import Recipe
@@ -126,9 +124,7 @@ class ControlMaps:
     the real detectors' weights."""
 
     def __init__(self, device: torch.device | str = "cpu"):
-        network = MapNetwork()
-        network.load_state_dict({k: v.float() for k, v in load_file(embedded.FILE).items()})
-        self.network = network.eval().requires_grad_(False).to(device)
+        self.network = embedded.load_network(str(device))
 
     @torch.no_grad()
     def __call__(self, images: Tensor, kinds: Sequence[str], depth: Tensor | None = None) -> Tensor:
@@ -141,7 +137,7 @@ class ControlMaps:
         edges = [i for i, kind in enumerate(kinds) if kind == "canny"]
         rest = sorted(set(range(len(kinds))) - {*exact, *edges})
         if exact:
-            maps[exact] = _to_bytes(_stretched(depth[exact]))
+            maps[exact] = _to_bytes(embedded.normalize_depth(depth[exact]))
         for i in edges:
             rgb = images[i].movedim(0, -1).cpu().contiguous().numpy()
             maps[i] = torch.from_numpy(canny.detect(rgb, low=100, high=200))
@@ -152,13 +148,7 @@ class ControlMaps:
     def _network_maps(self, images: Tensor, kinds: list[str]) -> Tensor:
         size = images.shape[-1]
         pixels = _resized(to_signed(images), embedded.RESOLUTION, "bicubic").clamp(-1, 1)
-        channel = [embedded.MAPS.index(kind) for kind in kinds]
-        maps = self.network(pixels).sigmoid()[range(len(kinds)), channel]  # (B, H, W)
-        for i, kind in enumerate(kinds):
-            if kind == "depth":
-                maps[i] = _stretched(maps[i : i + 1])[0]
-            if kind == "sketch":
-                maps[i] = (maps[i] > 0.5).float()
+        maps = embedded.control_maps(self.network, pixels, kinds)  # (B, H, W)
         return _to_bytes(_resized(maps.unsqueeze(1), size, "bilinear")[:, 0])
 
 
@@ -168,12 +158,6 @@ def box_mask(objects: list[PlacedObject], like: Tensor) -> Tensor:
     for x0, y0, x1, y1 in (o.box for o in objects):
         mask[int(y0) : ceil(y1), int(x0) : ceil(x1)] = True
     return mask
-
-
-def _stretched(depth: Tensor) -> Tensor:
-    """Each (H, W) to the whole of 0..1, as depth detectors, which know no scale, draw it."""
-    low, high = depth.amin((1, 2), keepdim=True), depth.amax((1, 2), keepdim=True)
-    return (depth - low) / (high - low).clamp(min=1e-3)
 
 
 def _resized(images: Tensor, size: int, mode: str) -> Tensor:

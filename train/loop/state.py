@@ -42,8 +42,10 @@ def prepare(
             see the same ones.
     """
     torch.manual_seed(bounded_seed(recipe.run.seed))
-    # FSDP shards contiguous tensors only.
-    layout = torch.contiguous_format if is_sharded(accelerator) else torch.channels_last
+    # FSDP shards contiguous tensors only; bitsandbytes makes weights so at its first step, and a
+    # resumed run must not start in another layout: gradients are summed in the order of memory.
+    contiguous = is_sharded(accelerator) or recipe.optimizer.name == "adamw8bit"
+    layout = torch.contiguous_format if contiguous else torch.channels_last
     objective = build_objective(recipe).to(accelerator.device, memory_format=layout)
     data = source.fingerprint()
     tensors, step = _newest(recipe, accelerator, data)

@@ -9,7 +9,7 @@ import torch
 from scar.config import ScarConfig
 from scar.frozen import FrozenEncoders
 from scar.model import Batch
-from scar.prefix import Drop
+from scar.prefix import DropMask
 from scar.weights.checkpoint import load_tokenizer
 from train.data.batch import to_signed
 from train.data.extracted import RECORD, Partial, read_layout
@@ -49,4 +49,4 @@ def completed(frozen: FrozenEncoders, examples: Batch | Partial) -> Batch:
     if "text" not in found:
         found |= {"text": frozen.encode_text(raw.text), "label": raw.label}
     none = torch.zeros_like(raw.label, dtype=torch.bool)
-    return Batch(**found, drop=Drop(none, none))
+    return Batch(**found, drop=DropMask(none, none))

@@ -18,9 +18,9 @@ from scar import next_set, next_token
 from scar.config import ScarConfig
 from scar.frozen import FrozenEncoders
 from scar.model import Batch
-from scar.prefix import Drop
+from scar.prefix import DropMask
 from scar.weights.checkpoint import build_model, save_model, save_tokenizer
-from scar.weights.convert import load_start
+from scar.weights.convert import FRESH, load_start
 from train.data.batch import RawBatch, to_signed
 from train.data.extracted import Partial
 from train.objectives.frozen import build_frozen, completed
@@ -99,7 +99,12 @@ class ScarObjective(nn.Module):
 
 
 def prepare_backbone(recipe: Recipe, backbone: nn.Module) -> None:
-    """Apply `gradient_checkpointing` and `compile`, in place; names of weights stay the same."""
+    """Apply `train_only`, `gradient_checkpointing` and `compile`, in place; names of weights stay
+    the same."""
+    if recipe.weights.train_only == "prefix":
+        for name, weight in backbone.named_parameters():
+            # VAR's positions and levels of the prefix are fresh, and learn.
+            weight.requires_grad_(f"backbone.{name}".startswith(FRESH))
     if recipe.compute.gradient_checkpointing:
         for block in (part for part in backbone.modules() if isinstance(part, BLOCKS)):
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
@@ -127,15 +132,15 @@ def encode_batch(
         target,
         raw.text,
         raw.label,
-        Drop(none, none),
+        DropMask(none, none),
         weights,
         raw.changed,
     )
 
 
-def guidance_drop(recipe: Recipe, count: int, device: torch.device) -> Drop:
+def guidance_drop(recipe: Recipe, count: int, device: torch.device) -> DropMask:
     """Which examples lose both conditions, the image only, or the text only."""
     u = torch.rand(count, device=device)
     drop = recipe.drop
     both, image = drop.both, drop.both + drop.image
-    return Drop(image=u < image, text=(u < both) | ((u >= image) & (u < image + drop.text)))
+    return DropMask(image=u < image, text=(u < both) | ((u >= image) & (u < image + drop.text)))
