@@ -79,9 +79,7 @@ def test_unknown_and_ill_typed_keys_are_named():
     path = RECIPES / "toy/edit.yaml"
     with pytest.raises(ValueError, match="did you mean 'learning_rate'"):
         load_recipe(path, ["learning_rat=1"])
-    with pytest.raises(
-        ValueError, match="schedule.steps must be a whole number, 0 or more, not 'many'"
-    ):
+    with pytest.raises(ValueError, match="schedule.steps must be a whole number, 0 or more"):
         load_recipe(path, ["steps=many"])
     with pytest.raises(ValueError, match="not key=value"):
         load_recipe(path, ["steps"])

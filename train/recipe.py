@@ -78,9 +78,10 @@ class Recipe:
     def upgraded(data: dict) -> dict:
         """`data` in sections and with its model whole, whichever version wrote it."""
         data = sectioned(data)
-        if not isinstance(data.get("preset"), str):
+        preset, changes = data.get("preset"), data.get("model", {})
+        if not (isinstance(preset, str) and isinstance(changes, dict)):
             return data
-        data["model"] = preset_dict(data["preset"], data.get("model"))
+        data["model"] = preset_dict(preset, changes)
         framing = data.setdefault("data", {})
         tokenizer = data["model"].get("tokenizer")
         if not framing.get("size") and isinstance(tokenizer, dict):
@@ -235,7 +236,7 @@ def _set(data: dict, key: str, value: Any) -> None:
     for parent in parents:
         data = data.setdefault(parent, {})
         if not isinstance(data, dict):
-            raise ConfigError(f"{parent} must be a mapping, so that {key} can be set")
+            raise ConfigError(f"{parent} has no fields, so {key!r} cannot be set")
     data[last] = value
 
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from scar.validation import Count, Decay, Natural, NonNegative, Share, validated
 
 T = TypeVar("T")
-DATA = ("toy", "imagenet", "multigen", "seed-edit")
+Data = Literal["toy", "imagenet", "multigen", "seed-edit"]
 MayChange = Annotated[T, "may change"]  # what a resumed run may change and be the same run
 
 
@@ -17,7 +17,7 @@ MayChange = Annotated[T, "may change"]  # what a resumed run may change and be t
 class DataConfig:
     """What is trained on. Layouts are in train/README.md."""
 
-    kind: Literal[DATA] = "toy"
+    kind: Data = "toy"
     folder: str = ""  # where the data lie (all but toy)
     validation_folder: str = ""  # where validation data lie; "": files called validation* in folder
     # Share of the examples that become validation data where there are none, 512 at most.
