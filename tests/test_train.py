@@ -337,7 +337,7 @@ def test_wandb_hears_what_tensorboard_hears(tokenizer_folder, tmp_path, monkeypa
 
 def test_another_run_in_the_same_folder_is_refused(tokenizer_folder, tmp_path):
     train(edit_recipe(tokenizer_folder, tmp_path, "steps=1"))
-    with pytest.raises(ValueError, match="another seed"):
+    with pytest.raises(ValueError, match="another run.seed"):
         train(edit_recipe(tokenizer_folder, tmp_path, "steps=2", "seed=1"))
 
 
