@@ -11,7 +11,7 @@ from test_recipes import RECIPES, TINY_ENCODERS, root, tiny  # noqa: F401
 
 from train.__main__ import main, train
 from train.loop import checkpoints
-from train.objectives.scar import build_objective
+from train.objectives.build import build_objective
 from train.recipe import Recipe, change, load_recipe
 
 FINETUNE = RECIPES / "edit/finetune_24gb.yaml"

@@ -34,7 +34,7 @@ def on_a_cpu_where(monkeypatch, fp32: float, bf16: float) -> None:
 def test_auto_is_the_default_and_given_precisions_stay(recipe):
     assert recipe.compute.precision == "auto"
     for given in ("fp32", "bf16"):
-        assert resolve_precision(change(recipe, precision=given)).precision == given
+        assert resolve_precision(change(recipe, precision=given)).compute.precision == given
     with pytest.raises(ValueError, match="precision must be auto, bf16 or fp32"):
         change(recipe, precision="fp16")
 
@@ -42,7 +42,7 @@ def test_auto_is_the_default_and_given_precisions_stay(recipe):
 @pytest.mark.parametrize(("bf16", "chosen"), [(0.5, "bf16"), (0.95, "fp32"), (2.0, "fp32")])
 def test_a_cpu_takes_the_faster_one_and_says_so(monkeypatch, recipe, capsys, bf16, chosen):
     on_a_cpu_where(monkeypatch, 1.0, bf16)
-    assert resolve_precision(recipe).precision == chosen
+    assert resolve_precision(recipe).compute.precision == chosen
     assert f"precision: {chosen}, measured on this CPU" in capsys.readouterr().out
 
 
@@ -61,7 +61,7 @@ def test_a_resumed_run_keeps_what_its_checkpoint_was_trained_with(
     checkpoints.save(tmp_path / "checkpoints", 1, {}, metadata, keep=2)
     checkpoints.save(tmp_path / "checkpoints", 2, {}, metadata, keep=2)
     (tmp_path / "checkpoints/step-00000002/trainer.json").write_text("{")
-    assert resolve_precision(recipe).precision == trained
+    assert resolve_precision(recipe).compute.precision == trained
 
 
 def test_the_measurement_measures():

@@ -35,7 +35,7 @@ def name(path: Path) -> str:
 # The rivals' that share a backbone: ControlAR, CAR, EditAR.
 SAMPLING = {
     "c2i_llamagen": Sampling(4.0, 1.0, 2000, 1.0, "joint"),
-    "c2i_var": Sampling(4.0, 1.0, 900, 0.95, "text"),
+    "c2i_var": Sampling(4.0, 1.0, 900, 0.95, "text", guidance_ramp=True),
     "t2i": Sampling(4.0, 1.0, 2000, 1.0, "joint"),
     "edit_seed_unsplash": Sampling(3.0, 1.0, 1000, 1.0, "text"),
 }
