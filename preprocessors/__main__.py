@@ -86,7 +86,7 @@ def _add_preprocessor(commands: argparse._SubParsersAction, preprocessor: Prepro
     command.add_argument("input", metavar="IN", help="a PNG, JPEG or WEBP image")
     command.add_argument("output", metavar="OUT", help="the map to write")
     command.add_argument("--size", type=int, help="longer side of the map, default the image's")
-    command.add_argument("--backend", choices=BACKENDS, default="auto", help="who draws the map")
+    command.add_argument("--backend", choices=BACKENDS, default="auto", help="detector to use")
     for name, parameter in preprocessor.parameters.items():
         flag, default, text = f"--{name}", parameter.default, parameter.help
         if isinstance(default, bool):

@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
         "--region",
         default="auto",
         metavar="auto|none|FILE",
-        help="where the image may change: as the model foresees, everywhere, or an image, white "
+        help="where the image may change: as the model predicts, everywhere, or an image, white "
         "or opaque where it may (default: auto)",
     )
     _add_model(edit)
@@ -103,7 +103,7 @@ def _generate(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Refuse before anything is loaded what could only fail after the run."""
+    """Check before anything is loaded what would otherwise fail after the run."""
     from scar.images import check_output
 
     check_output(arguments.output)
@@ -154,7 +154,6 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 def _bench(arguments: argparse.Namespace) -> int:
     from scar.bench import check, decode, edit, train
-    from scar.studio.bench import ui
     from scar.weights.checkpoint import usable_device
 
     device, repeat = str(usable_device(arguments.device)), arguments.repeat
@@ -165,9 +164,21 @@ def _bench(arguments: argparse.Namespace) -> int:
         "decode": partial(decode.decode, presets, device, repeat),
         "edit": partial(edit.edit, preset, device, repeat),
         "train": partial(train.train, device, repeat),
-        "ui": partial(ui, preset, device, repeat),
+        "ui": partial(_bench_ui, preset, device, repeat),
     }
     return 1 if runs[arguments.what]() is False else 0
+
+
+def _bench_ui(preset: str, device: str, repeat: int) -> None:
+    from scar.errors import InputError
+
+    try:
+        from scar.studio.bench import ui
+    except ModuleNotFoundError as error:  # the other benchmarks run without the studio's packages
+        raise InputError(
+            f"The studio needs the package {error.name}; install scar with the extra demo."
+        ) from None
+    ui(preset, device, repeat)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where the files that ship with the code lie: weights, sprites, examples, the model card."""
+"""Paths of the files that ship with the code: weights, sprites, examples, the model card."""
 
 from __future__ import annotations
 

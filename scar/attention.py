@@ -75,7 +75,10 @@ def set_mask(valid: Tensor, set_sizes: tuple[int, ...], causal_prefix: bool = Fa
 
 
 def set_of(
-    prefix: int, set_sizes: tuple[int, ...], device: torch.device, causal_prefix: bool = False
+    prefix: int,
+    set_sizes: tuple[int, ...],
+    device: torch.device | None,
+    causal_prefix: bool = False,
 ) -> Tensor:
     """(S,): the set of each position; the prefix is set 0."""
     sizes = _sizes(prefix, set_sizes, causal_prefix)

@@ -110,7 +110,9 @@ class Level(nn.Module):
         self.res = nn.ModuleList(
             ResBlock(a, b, kind) for a, b in zip(widths, widths[1:], strict=False)
         )
-        self.attn = nn.ModuleList(attention(width) for _ in range(blocks if attention else 0))
+        self.attn = nn.ModuleList(
+            [attention(width) for _ in range(blocks)] if attention is not None else []
+        )
         self.resample = resample or nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ Letters: as in `scar.sampling`.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -35,7 +37,7 @@ class CompiledRunner(EagerRunner):
     def __init__(self) -> None:
         torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
         torch._dynamo.config.accumulated_recompile_limit = RECOMPILE_LIMIT
-        options = {"mode": "reduce-overhead", "fullgraph": True, "dynamic": False}
+        options: dict[str, Any] = {"mode": "reduce-overhead", "fullgraph": True, "dynamic": False}
         self.sample_tokens = torch.compile(sample_tokens, **options)
         self.forward_sets = torch.compile(forward_sets, **options)
         self.decode_set = torch.compile(decode_set, **options)

@@ -61,7 +61,7 @@ class NextTokenConfig:
     # "full": prefix slots see each other in both directions (the paper); "causal": only what came
     # before them, as LlamaGen's captions do.
     prefix_attention: Literal["full", "causal"] = "full"
-    kind: Literal["NextTokenConfig"] = Field("NextTokenConfig", kw_only=True, repr=False)
+    kind: Literal["NextTokenConfig"] = Field(default="NextTokenConfig", kw_only=True, repr=False)
 
 
 @validated
@@ -72,7 +72,7 @@ class NextSetConfig:
     heads: Count
     width: Count
     drop_path: Share = 0.0  # of the last layer; grows linearly with depth
-    kind: Literal["NextSetConfig"] = Field("NextSetConfig", kw_only=True, repr=False)
+    kind: Literal["NextSetConfig"] = Field(default="NextSetConfig", kw_only=True, repr=False)
 
 
 @validated
@@ -116,7 +116,7 @@ class VQConfig:
     codebook_size: Count = 16384
     code_dim: Count = 8
     autoencoder: AutoencoderConfig = AutoencoderConfig()
-    kind: Literal["VQConfig"] = Field("VQConfig", kw_only=True, repr=False)
+    kind: Literal["VQConfig"] = Field(default="VQConfig", kw_only=True, repr=False)
 
     @property
     def grid(self) -> int:
@@ -142,7 +142,9 @@ class MultiScaleVQConfig:
     code_dim: Count = 32
     residual_convs: Count = 4  # phi, shared between neighbouring scales
     autoencoder: AutoencoderConfig = AutoencoderConfig((160, 160, 320, 320, 640), latent=32)
-    kind: Literal["MultiScaleVQConfig"] = Field("MultiScaleVQConfig", kw_only=True, repr=False)
+    kind: Literal["MultiScaleVQConfig"] = Field(
+        default="MultiScaleVQConfig", kw_only=True, repr=False
+    )
 
     @property
     def grid(self) -> int:

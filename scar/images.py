@@ -1,8 +1,8 @@
-"""Images from outside: every upload, file and `PIL.Image` becomes pixels by the rules here.
+"""Images from outside: how uploads and files become pixels, and how results are saved.
 
-Files are held to those of a public demo: PNG, JPEG or WEBP by content, bounded bytes, pixels, sides
-and aspect, all checked from the header before a pixel is decoded. How an image of any mode becomes
-a picture, a control map or a mask is in `scar.pixels`.
+Files may come from anyone: only PNG, JPEG or WEBP by content, with limits on bytes, pixels, sides
+and aspect, all checked from the header before a pixel is decoded. Conversion of colour modes is in
+`scar.pixels`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 from PIL import Image, ImageChops, ImageFilter
@@ -41,12 +41,12 @@ def open_image(
 
     `source` is a path, the bytes themselves, or a binary file. The EXIF orientation and the colour
     profile are applied, transparency is laid on white, 16-bit, grey, palette and CMYK images are
-    converted, an animation gives its first frame. Metadata does not survive, nor does damaged or
-    oversized metadata matter. Raises `InputError` for everything else.
+    converted, an animation gives its first frame. Metadata is dropped; damaged or oversized
+    metadata is ignored. Raises `InputError` for everything else.
     """
     data = _read(source)
     try:
-        # MPO is what Pillow calls a phone's JPEG with a second picture inside.
+        # MPO is Pillow's name for a phone's JPEG with a second image inside.
         image = decode(data, (*FORMATS, "MPO"))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise InputError(_too_many_pixels()) from None
@@ -63,7 +63,7 @@ def open_map(source: Source) -> Image.Image:
 
 
 def open_mask(source: Source, size: tuple[int, int] | None = None) -> Image.Image:
-    """Open a mask over a picture of `size` as mode "L", 0 or 255, by the rules of `to_mask`.
+    """Open a mask for an image of `size` as mode "L", 0 or 255, by the rules of `to_mask`.
 
     Raises `InputError` as `open_image`, and for a mask that is black everywhere.
     """
@@ -74,12 +74,12 @@ def open_mask(source: Source, size: tuple[int, int] | None = None) -> Image.Imag
 
 
 def decode(data: bytes, formats: Collection[str] | None = None) -> Image.Image:
-    """An encoded image as Pillow opens it lazily, whatever its metadata are; all its exceptions."""
-    return Image.open(BytesIO(essential(data)), formats=formats and list(formats))
+    """`Image.open`, with its exceptions, that ignores damaged or oversized metadata."""
+    return Image.open(BytesIO(essential(data)), formats=list(formats) if formats else None)
 
 
 def check_output(path: str | os.PathLike) -> None:
-    """Raise `InputError` if `save_image` could not write to `path`: before the work, not after."""
+    """Raise `InputError` if `save_image` could not write to `path`: call it before the work."""
     path = Path(path)
     _format(path)
     if path.is_dir():
@@ -97,7 +97,8 @@ def save_image(
 
     Raises `InputError` for an ending that names no format, or a path that cannot be written.
     """
-    format = format or _format(Path(file))
+    if not format:
+        format = _format(Path(cast(str, file)))
     try:
         image.save(file, format, icc_profile=SRGB, **ENCODING.get(format, {}), **options)
     except OSError as error:
@@ -126,9 +127,8 @@ def check_size(size: tuple[int, int]) -> None:
 def fit_square(image: Image.Image, size: int) -> tuple[Image.Image, Box]:
     """Scale the longer side to `size` and extend the edges to a square.
 
-    Returns the (size x size) RGB image and the box (left, top, right, bottom) that holds the
-    picture. Edges are extended rather than mirrored: sky stays sky, ground stays ground, and no
-    object appears twice.
+    Returns the (size x size) RGB image and the box (left, top, right, bottom) of the original.
+    Edges are extended, not mirrored, so that no object appears twice.
     """
     width, height = image.size
     scale = size / max(width, height)
@@ -140,7 +140,7 @@ def fit_square(image: Image.Image, size: int) -> tuple[Image.Image, Box]:
 
 
 def crop_back(image: Image.Image, box: Box, original_size: tuple[int, int]) -> Image.Image:
-    """Undo `fit_square`: the picture inside `box`, scaled to `original_size` (width, height)."""
+    """Undo `fit_square`: the image inside `box`, scaled to `original_size` (width, height)."""
     return image.resize(original_size, Image.Resampling.LANCZOS, box=box)
 
 
@@ -178,22 +178,22 @@ def _too_many_pixels() -> str:
 
 def composite(
     image: Image.Image,
-    drawn: Image.Image,
+    result: Image.Image,
     region: Image.Image,
     matte: Image.Image,
     feather: float = 0.01,
 ) -> Image.Image:
-    """`drawn` on `image`, by the matte inside the region; outside exactly `image`.
+    """`result` over `image`, weighted by the matte inside the region; outside exactly `image`.
 
-    All of one size: two RGB images, a mask as `to_mask` makes it, and a matte.
+    All have one size; `image` and `result` are RGB.
 
     Args:
         region: "L", 255 where the image may change, else 0.
-        matte: "L", how much of each pixel changes.
-        feather: width of the fade inside the region's border, as a share of the longer side.
+        matte: "L", weight of the result, 0 to 255.
+        feather: width of the soft edge inside the region, as a share of the longer side.
     """
     radius = max(1.0, feather * max(image.size))
     inner = region.filter(ImageFilter.GaussianBlur(radius)).point(lambda v: max(0, 2 * v - 255))
     soft = ImageChops.multiply(inner, matte)
     soft = Image.composite(soft, Image.new("L", image.size), region)
-    return Image.composite(drawn, image, soft)
+    return Image.composite(result, image, soft)

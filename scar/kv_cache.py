@@ -68,7 +68,8 @@ class KVCache:
         keys[:, :, here], values[:, :, here] = k, v
         if isinstance(start, Tensor):
             return keys, values
-        return keys[:, :, : here.stop], values[:, :, : here.stop]
+        end = start + k.shape[2]
+        return keys[:, :, :end], values[:, :, :end]
 
     def attention(self, start: InputPos, count: int) -> Attention:
         """The attention of `count` positions from `start` on, over the cached positions of their

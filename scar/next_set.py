@@ -14,7 +14,7 @@ d head width, V codes, c channels of a code.
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -142,12 +142,8 @@ class NextSetTransformer(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=math.sqrt(1 / width / 3))
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
-        depth = len(self.blocks)
         for block in self.blocks:
-            block.attn.proj.weight.data.div_(math.sqrt(2 * depth))
-            block.ffn.fc2.weight.data.div_(math.sqrt(2 * depth))
-            block.ada_lin.weight.data.mul_(0.5)
-            block.ada_lin.weight.data[: 2 * width].mul_(1e-3 / 0.5)
+            cast(TransformerBlock, block).scale_weights(depth=len(self.blocks))
         self.head_nm.ada_lin.weight.data.mul_(0.5)
         self.head.weight.data.mul_(0.02)
 
@@ -167,6 +163,14 @@ class TransformerBlock(nn.Module):
         self.ffn = FeedForward(config.width)
         self.ada_lin = nn.Linear(config.width, 6 * config.width)
         self.drop_path = config.drop_path * index / max(config.layers - 1, 1)
+
+    def scale_weights(self, depth: int) -> None:
+        """Scale the initial weights of the residual branches and of the modulations, as VAR does;
+        those of gamma start nearly at zero."""
+        self.attn.proj.weight.data.div_(math.sqrt(2 * depth))
+        self.ffn.fc2.weight.data.div_(math.sqrt(2 * depth))
+        self.ada_lin.weight.data.mul_(0.5)
+        self.ada_lin.weight.data[: self.ada_lin.out_features // 3].mul_(1e-3 / 0.5)
 
     def forward(self, x: Tensor, condition: Tensor, context: AttentionContext) -> Tensor:
         modulation = self.ada_lin(condition).unsqueeze(1).chunk(6, dim=-1)  # (B, 1, D) each

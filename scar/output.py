@@ -18,7 +18,7 @@ class Output:
     image: Image.Image  # RGB, at the size of the input
     seed: int
     seconds: float  # since the call
-    step: int  # sets decoded; 0: the region is known, and no token is decoded yet
+    step: int  # sets decoded; 0: the region is predicted, and no token is decoded yet
     total: int  # sets of an image; step == total on the last output
     tokens: int  # tokens decoded
     drawn: int = 0  # tokens of the whole image that are sampled, not copied from the source

@@ -90,7 +90,7 @@ class ScarPipeline:
                 calls must come from one thread. See `scar.compiled`.
 
         Raises:
-            WeightsError: there is no such checkpoint, or it is damaged; the message says which.
+            WeightsError: there is no such checkpoint, it is damaged, or its encoders are missing.
             InputError: this machine has no such device.
         """
         device = usable_device(device)

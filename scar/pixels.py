@@ -1,4 +1,4 @@
-"""How an image of any kind becomes a picture, a control map or a mask.
+"""Conversion of an image of any mode to an RGB image, a control map or a mask.
 
 Samples become 8 bits by the mode of the image:
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from io import BytesIO
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
@@ -28,7 +29,7 @@ COLOUR_SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK", "LAB": "Lab"}
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any image as a picture: a new 8-bit sRGB image, upright, without metadata.
+    """Any image as a new 8-bit sRGB image, upright, without metadata.
 
     The EXIF orientation and the colour profile are applied, transparency is laid on white. Raises
     `InputError` if the pixels cannot be decoded.
@@ -46,12 +47,12 @@ def to_mask(image: Image.Image, size: tuple[int, int] | None = None) -> Image.Im
 
     Transparency is the mask where anything is transparent, otherwise lightness is. Full range is
     the first of 1, 255, 65535 and 2147483647 that holds the largest sample, so that masks of 0 and
-    1 work as those of 8 and 16 bits do. `size` (width, height) is that of the picture the mask is
+    1 work as those of 8 and 16 bits do. `size` (width, height) is that of the image the mask is
     stretched over. Raises `InputError` if the pixels cannot be decoded.
     """
     image = _upright(image)
     alpha = _alpha(image)
-    if alpha is not None and alpha.getextrema()[0] < 255:
+    if alpha is not None and np.asarray(alpha).min() < 255:
         grey = alpha
     elif image.mode == "F" or image.mode.startswith("I"):
         grey = _scaled(np.asarray(image), MASK_RANGES)
@@ -77,7 +78,7 @@ def _upright(image: Image.Image) -> Image.Image:
         raise InputError("This image is damaged; please save it again and retry.") from None
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # unreadable EXIF says nothing about the pixels
+    except Exception:  # the pixels do not depend on EXIF that cannot be read
         return image
 
 
@@ -107,7 +108,7 @@ def _alpha(image: Image.Image) -> Image.Image | None:
         return image.getchannel(len(image.getbands()) - 1)
     if image.mode == "P":
         return image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
-    clear = image.info.get("transparency")  # one value, or one a channel
+    clear: Any = image.info.get("transparency")  # one value, or one per channel
     values = np.asarray(image.convert("L") if image.mode == "1" else image)
     if np.shape(clear) != values.shape[2:] or not np.issubdtype(np.array(clear).dtype, np.integer):
         return None
@@ -123,7 +124,11 @@ def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     transform = _transform(profile, image.mode) if profile else None
     if transform is None:
         return image.copy() if image.mode == "RGB" else image.convert("RGB")
-    return ImageCms.applyTransform(image, transform)
+    return _applied(transform, image)
+
+
+def _applied(transform: ImageCms.ImageCmsTransform, image: Image.Image) -> Image.Image:
+    return cast(Image.Image, ImageCms.applyTransform(image, transform))  # None only in place
 
 
 @lru_cache(maxsize=8)
@@ -137,7 +142,7 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
             ImageCms.Flags.BLACKPOINTCOMPENSATION,
         )  # fmt: skip
         colours = Image.fromarray(_PROBE).convert(mode) if mode in ("L", "RGB") else None
-        if colours and _is_near(ImageCms.applyTransform(colours, transform), colours):
+        if colours and _is_near(_applied(transform, colours), colours):
             return None  # sRGB under one of its names: the pixels stay what they are, bit for bit
     except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
         return None
@@ -145,12 +150,12 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 
 
 def _is_near(a: Image.Image, b: Image.Image) -> bool:
-    a, b = (np.asarray(image.convert("RGB"), np.int16) for image in (a, b))
-    return np.abs(a - b).max() <= 2
+    x, y = (np.asarray(image.convert("RGB"), np.int16) for image in (a, b))
+    return bool(np.abs(x - y).max() <= 2)
 
 
 def _dated(profile: bytes) -> bytes:
-    """A profile whose header names a fixed day, so that the same picture gives the same file."""
+    """The profile with a fixed date in its header, so that the same image gives the same file."""
     return profile[:24] + bytes((7, 208, 0, 1, 0, 1)) + bytes(6) + profile[36:]
 
 

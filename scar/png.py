@@ -1,7 +1,7 @@
-"""PNG chunk by chunk: what the pixels need, and texts, without Pillow's limits on the others.
+"""PNG chunk by chunk, without Pillow's limits on chunks that the pixels do not depend on.
 
-Pillow refuses a whole picture for a long text, an oversized profile or a wrong checksum in a chunk
-that says nothing about the pixels. The PNG specification lets a decoder skip such chunks.
+Pillow refuses a whole image for a long text, an oversized profile or a wrong checksum in a chunk
+that the pixels do not depend on. The PNG specification lets a decoder skip such chunks.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_TEXT = 2**20  # bytes of a text or profile once inflated, as in Pillow
-ORIENTING = (b"Raw profile type exif", b"XML:com.adobe.xmp")  # texts that may turn the picture
+ORIENTING = (b"Raw profile type exif", b"XML:com.adobe.xmp")  # texts that may hold the orientation
 
 
 class Chunk(NamedTuple):
@@ -43,21 +43,21 @@ def chunks(data: bytes) -> Iterator[Chunk]:
 
 
 def essential(data: bytes) -> bytes:
-    """A PNG reduced to what decides over its pixels: the critical chunks as they are, and
-    transparency, colour profile and orientation where they can be read. What is cut off stays so,
-    other formats pass unchanged.
+    """A PNG reduced to the chunks that its pixels depend on: the critical ones, and transparency,
+    colour profile and orientation where they can be read. A truncated file stays truncated; other
+    formats are returned unchanged.
     """
     if not is_png(data):
         return data
-    kept, position, known = [SIGNATURE], len(SIGNATURE), set()
+    kept, position, done = [SIGNATURE], len(SIGNATURE), set()
     for chunk in chunks(data):
         position += len(chunk.raw)
         if not chunk.kind[0] & 32:  # a capital first letter: critical
             kept.append(chunk.raw)
             continue
         meaning = _meaning(chunk) if chunk.is_intact else None
-        if meaning and meaning not in known:
-            known.add(meaning)
+        if meaning and meaning not in done:
+            done.add(meaning)
             depth, colour_type = data[24:26]
             is_clear = meaning == b"tRNS"
             kept.append(_transparency(chunk, depth, colour_type) if is_clear else chunk.raw)
@@ -82,7 +82,7 @@ def _transparency(chunk: Chunk, depth: int, colour_type: int) -> bytes:
     width = {0: 2, 2: 6}.get(colour_type, 1)
     if len(chunk.body) < width:
         return b""
-    values = struct.unpack(f">{width // 2}H", chunk.body[: width // 2 * 2])
+    values = list(struct.unpack(f">{width // 2}H", chunk.body[: width // 2 * 2]))
     if colour_type == 0 and depth in (2, 4):
         values = [value * (255 // (2**depth - 1)) for value in values]
     elif colour_type == 2 and depth == 16:
@@ -94,7 +94,7 @@ def _transparency(chunk: Chunk, depth: int, colour_type: int) -> bytes:
 
 
 def _meaning(chunk: Chunk) -> bytes | None:
-    """What an ancillary chunk says about the pixels; None: nothing, or nothing that is readable."""
+    """The kind of an ancillary chunk that the pixels depend on; None: another, or unreadable."""
     kind, body = chunk.kind, chunk.body
     key, _, rest = body.partition(b"\0")
     if kind in (b"tRNS", b"eXIf"):
@@ -107,7 +107,7 @@ def _meaning(chunk: Chunk) -> bytes | None:
 
 
 def _text_value(kind: bytes, rest: bytes) -> bytes | None:
-    """The bytes of a text chunk behind its keyword; None if they are too long or damaged."""
+    """The bytes of a text chunk after its keyword; None if they are too long or damaged."""
     if kind == b"tEXt":
         return rest if len(rest) <= MAX_TEXT else None
     if kind == b"zTXt":

@@ -13,12 +13,14 @@ Next-token is next-set with sets of size one: a "set" below is one token of a `V
 tokens of one scale of a `MultiScaleVQTokenizer`.
 
 Letters: B batch, R = B rows of the backbone, or 2 B under guidance (conditional rows, then
-unconditional ones), P prefix slots, N tokens of an image, n tokens of one set, D width, V codes.
+unconditional ones), P prefix slots, N tokens of an image, n tokens of one set, m tokens so far,
+D width, V codes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -93,6 +95,7 @@ def decode(
         tokens.copy_(forced[0])
         mask.copy_(forced[1])
         sampled_sets = _sets_with(~mask, sizes)
+    sample_set = partial(_sample_set, runner, backbone, prefilled, tokenizer, sampling)
     guidance = guidance_schedule(sampling, len(sizes)).to(device)  # (sets,)
     positions = runner.positions(sum(sizes), device)
     finite = torch.ones((), dtype=torch.bool, device=device)
@@ -102,18 +105,7 @@ def decode(
         noise = torch.empty(shape[0], sizes[index], backbone.codes, device=device)  # (B, n, V)
         noise.exponential_(generator=generator)
         inputs = SamplingInputs(noise, guidance[index], tokens[:, here], mask[:, here])
-        sampled = _sample_set(
-            runner,
-            backbone,
-            prefilled,
-            tokenizer,
-            sampling,
-            inputs,
-            tokens,
-            positions,
-            cached,
-            index,
-        )
+        sampled = sample_set(inputs, tokens, positions, cached, index)
         tokens[:, here] = sampled.tokens  # (B, n)
         finite &= sampled.finite
         last = count == len(sampled_sets) - 1

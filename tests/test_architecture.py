@@ -9,9 +9,9 @@ import torch
 
 from scar.assets import EMBEDDED
 from scar.encoder import feature_shape
-from scar.prefix import Drop, TextEmbedding
+from scar.prefix import DropMask, TextEmbedding
 from scar.presets import PRESETS
-from scar.sampling import Steps, cfg_rows, guide
+from scar.sampling import EagerRunner, cfg_rows, guide
 from scar.text import text_width
 from scar.weights.checkpoint import build_model, build_tokenizer, load_config
 
@@ -59,8 +59,8 @@ def measured_model(config):
     label, none = torch.tensor([-1]), torch.tensor([False])
     compressed = model.compressor(features)
     visual = model.conditioner.project(compressed)  # P_s
-    prefix = model.conditioner(compressed, text, label, Drop(none, none))
-    prefilled = model.prefill(features, text, label, config.sampling, Steps())
+    prefix = model.conditioner(compressed, text, label, DropMask(none, none))
+    prefilled = model.prefill(features, text, label, config.sampling, EagerRunner())
     assert cfg_rows(config.sampling) == 2
     last = model.backbone.logits(prefilled.hidden[:, -1:], prefix.joined(prefix))
     cells = visual.shape[1]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from skimage import metrics
 
 from preprocessors import preprocess
 from scar import ScarPipeline
@@ -149,10 +150,12 @@ def test_measures_of_equal_and_unequal_maps():
     assert edge_f1(two, one).item() == pytest.approx(2 / 3)
     assert edge_f1(blank, blank).item() == 1 and edge_f1(blank, one).item() == 0
     assert rmse(blank, blank + 0.5).item() == pytest.approx(0.5)
+    grey, dark = torch.full((1, 16, 16), 0.5), torch.full((1, 16, 16), 0.25)
+    known = (0.25 + 1e-4) / (0.3125 + 1e-4)  # (2ab + c) / (a^2 + b^2 + c)
+    assert structural_similarity(grey, dark).item() == pytest.approx(known, abs=1e-4)
 
 
 def test_structural_similarity_agrees_with_scikit_image():
-    metrics = pytest.importorskip("skimage.metrics")
     torch.manual_seed(0)
     a = torch.rand(1, 40, 40)
     b = (a + 0.2 * torch.randn(1, 40, 40)).clamp(0, 1)

@@ -21,7 +21,7 @@ from train.data.batch import to_signed
 from train.evaluate import __main__ as evaluate
 from train.evaluate.edit_metrics import (
     Bystanders,
-    Scenes,
+    EditExamples,
     background_psnr,
     bystanders,
     changed_elsewhere,
@@ -36,9 +36,9 @@ OBJECTS, COUNT = 16, 12
 
 
 @pytest.fixture(scope="module")
-def scenes() -> Scenes:
+def scenes() -> EditExamples:
     raw = ToyScenes("test", 128, OBJECTS).batch(range(COUNT))
-    return Scenes([raw], to_signed(raw.source), to_signed(raw.target), raw.mask)
+    return EditExamples([raw], to_signed(raw.source), to_signed(raw.target), raw.mask)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def square(images: Tensor, left: int, side: int, colour: float) -> Tensor:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_objects_that_the_edit_does_not_name_are_bystanders(family):
     raw = ToyScenes("test", 64, OBJECTS, families=(family,)).batch(range(4))
-    scenes = Scenes([raw], to_signed(raw.source), to_signed(raw.target), raw.mask)
+    scenes = EditExamples([raw], to_signed(raw.source), to_signed(raw.target), raw.mask)
     rows = [row for row, _ in bystanders(scenes)]
     named = 0 if family in ("add", "place", "weather") else 1
     assert [rows.count(i) for i in range(4)] == [len(o) - named for o in raw.source_objects]
@@ -148,7 +148,7 @@ class PerfectPipeline:
 
     device, size = torch.device("cpu"), 128
 
-    def __init__(self, scenes: Scenes):
+    def __init__(self, scenes: EditExamples):
         raw = scenes.raw[0]
         self.config = SimpleNamespace(tokenizer=SimpleNamespace(codebook_size=256))
         self.frozen = SimpleNamespace(tokenizer=self)

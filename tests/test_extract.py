@@ -116,3 +116,10 @@ def test_what_was_extracted_for_another_recipe_is_refused(root, tmp_path, capsys
         open_source(change(recipe, extracted=str(tmp_path)), "train", CPU).batch(range(2))
     assert main([str(RECIPES / "toy/tokenizer.yaml"), str(tmp_path / "toy")]) == 1
     assert "objective scar" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made_is_named(root, tmp_path):
+    recipe = tiny(RECIPES / "edit/seed_unsplash.yaml", root)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="file/inside cannot be written"):
+        extract(recipe, tmp_path / "file/inside")

@@ -10,17 +10,17 @@ import torch
 from scar.toyscenes.dataset import ToyScenes
 from scar.toyscenes.sprites import sheet
 from train.data.batch import to_signed
-from train.evaluate.edit_metrics import Scenes, new_recall, recall, share, successes
+from train.evaluate.edit_metrics import EditExamples, new_recall, recall, share, successes
 from train.evaluate.metrics import Features, SpriteFinder, bounding_boxes, crop, psnr
 
 OBJECTS = 16
 
 
 @pytest.fixture(scope="module")
-def scenes() -> Scenes:
+def scenes() -> EditExamples:
     toy = ToyScenes("test", 128, OBJECTS)
     raw = [toy.batch(range(32))]
-    return Scenes(raw, to_signed(raw[0].source), to_signed(raw[0].target), raw[0].mask)
+    return EditExamples(raw, to_signed(raw[0].source), to_signed(raw[0].target), raw[0].mask)
 
 
 @pytest.fixture(scope="module")

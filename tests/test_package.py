@@ -19,7 +19,12 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 # Imported under another name than the package has.
-PACKAGES = {"PIL": "pillow", "cv2": "opencv-python-headless", "yaml": "pyyaml"}
+PACKAGES = {
+    "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "yaml": "pyyaml",
+    "skimage": "scikit-image",
+}
 # Asked for by those who use them only: a message or a condition stands before each import.
 OPTIONAL = {"bitsandbytes", "playwright", "spaces", "wandb"}
 
@@ -95,6 +100,16 @@ def test_the_console_script_is_the_command_line(capsys):
     with pytest.raises(SystemExit) as end:
         getattr(import_module(module), name)(["--help"])
     assert end.value.code == 0 and "edit" in capsys.readouterr().out
+
+
+def test_without_the_extra_demo_the_studio_says_what_to_install():
+    code = "import sys; sys.modules['gradio'] = None; from scar.__main__ import main; "
+    command = [sys.executable, "-c", code + "sys.exit(main(['bench', 'ui']))"]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert answer.returncode == 1
+    assert answer.stderr.strip() == (
+        "error: The studio needs the package gradio; install scar with the extra demo."
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from scar.sampling import SamplingError
-from train.loop.checkpoints import CheckpointError
-
-USER_ERRORS = (ValueError, SamplingError, CheckpointError)
+# scar.errors.ScarError, and the plain ValueErrors of recipes and data.
+USER_ERRORS = ValueError
 
 
 def exit_code(command: Callable[[], int | None]) -> int:

@@ -5,7 +5,8 @@ what is trained; fp32 weights of the frozen networks that nothing `extracted` re
 of a transformer layer in 16 bit as 34 bytes per token and channel (Korthikanti et al. 2022, without
 the attention matrix, which is never stored), or 2 where they are computed again; logits in fp32
 with their gradient, as many as exist together; 6 operations per trained and 2 per frozen weight and
-token, convolutional tokenizer aside.
+token, convolutional tokenizer aside. (`torch.utils.flop_counter` would have to run the model, which
+asks whether text is padded, and the meta device cannot say.)
 """
 
 from __future__ import annotations

@@ -184,6 +184,7 @@ def _run(
             seconds = time.perf_counter() - start
             moment = (image, out.step, out.total, out.tokens, seconds)
             yield Progress(*moment, unit, variant, settings.variants)
+        assert out is not None  # a stream always ends with the result
         parameters = {
             "software": "SCAR",
             **facts,

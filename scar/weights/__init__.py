@@ -1,1 +1,1 @@
-"""Weights: where they lie, how they are saved and loaded, how published ones are read."""
+"""Weights: checkpoints on disk, pinned downloads, conversion of published files."""

@@ -1,8 +1,7 @@
 """Build a SCAR from its config; save and load it as safetensors beside a config.json.
 
 A checkpoint folder holds `config.json`, `model*.safetensors` and `tokenizer*.safetensors`, in
-shards that stay under 10 MB. The frozen encoders are not in it: they come from their own published
-weights.
+shards under 10 MB. The frozen encoders are not in it; they load their own published weights.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ def build_tokenizer(config: VQConfig | MultiScaleVQConfig) -> VQTokenizer | Mult
 
 
 def build_model(config: ScarConfig, for_training: bool = False) -> SCAR:
-    """SCAR with random weights; `for_training` adds U_k, which inference never needs."""
+    """A SCAR with random weights; `for_training` adds U_k."""
     return SCAR(config, BACKBONES[type(config.backbone)], for_training)
 
 
@@ -80,7 +79,7 @@ def load_tokenizer(
 
 
 def save_model(model: SCAR, config: ScarConfig, folder: Path) -> None:
-    """Inference weights in bf16 (U_k stays behind) and the config."""
+    """Save the inference weights (without U_k) in bf16, and the config."""
     state = {k: v for k, v in model.state_dict().items() if not k.startswith("upsampler.")}
     save_weights(state, folder, "model")
     (folder / "config.json").write_text(json.dumps(to_dict(config), indent=1))
@@ -111,7 +110,7 @@ def save_weights(
     progress: Callable[[list], Iterable] = iter,
 ) -> None:
     """Args:
-    dtype: of the floats on disk; None keeps theirs.
+    dtype: of the floats on disk; None: unchanged.
     progress: wraps the list of shards while they are written, e.g. `tqdm`.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -129,7 +128,7 @@ def save_weights(
     for i, shard in enumerate(progress(shards), 1):
         file = folder / f"{stem}-{i:05d}-of-{len(shards):05d}.safetensors"
         save_file(shard, file)
-        file.chmod(0o644)  # safetensors writes files that only their owner can read
+        file.chmod(0o644)  # safetensors makes files private to their owner
 
 
 def load_weights(folder: Path, stem: str) -> dict[str, Tensor]:

@@ -1,8 +1,8 @@
-"""Public LlamaGen and VAR weights -> ours, by name, and a SCAR that starts from them.
+"""Conversion of published LlamaGen and VAR weights to a checkpoint that training can start from.
 
-The published layouts hold neither the compressor nor the visual prefix; those parts of a converted
-checkpoint are fresh (`start.json` lists them) and a SCAR has to be trained before it is worth
-sampling from. Nothing is guessed: a key that is missing, left over or of another shape is named.
+The published files contain neither the compressor nor the visual prefix. Those parts of a converted
+checkpoint are newly initialised (`start.json` lists them), so it must be trained before it is
+sampled from. Keys that are missing, left over or of another shape are an error that names them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from scar.weights.checkpoint import (
 from scar.weights.published import State, load_published
 
 SHARD_BYTES = 200_000_000  # a converted backbone has up to 12 GB
-# What no published layout holds of a SCAR.
+# Parts of a SCAR that no published file contains, as beginnings of keys.
 FRESH = (
     "compressor.",
     "upsampler.",
@@ -94,10 +94,11 @@ def convert(
 
 
 def load_start(model: SCAR, folder: Path, ignore: Sequence[str] = ()) -> list[str]:
-    """Load a checkpoint's weights as the start of training; returns the keys that stay fresh.
+    """Load a checkpoint's weights as the start of training; returns the keys that it lacks,
+    which keep their initial values.
 
-    The backbone has to fit exactly. Conditioner and compressor may differ from the checkpoint's
-    (another compressor, text beside classes): what it lacks keeps the model's initial values.
+    The backbone must fit exactly. Conditioner and compressor may differ from the checkpoint's
+    (another compressor, text in addition to classes).
 
     Args:
         ignore: conditions that the checkpoint has and this model does without, as beginnings of
@@ -173,7 +174,7 @@ def convert_var_tokenizer(state: State, config: ScarConfig) -> State:
         r"(.*)\.mid\.2\.(.*)": r"\1.mid.block_2.\2",
         r"(.*)\.res\.(.*)": r"\1.block.\2",
         r"encoder\.levels\.(.*)": r"encoder.down.\1",
-        # VAR counts the decoder's levels from the finest, we in the order they run.
+        # VAR numbers the decoder's levels from the finest; here they are in the order they run.
         **{
             rf"decoder\.levels\.{i}\.(.*)": rf"decoder.up.{coarsest - i}.\1"
             for i in range(coarsest + 1)
@@ -205,9 +206,9 @@ def _converted(state: State, shapes: dict, rules: dict[str, str], constants: str
     """Fill `shapes`, our keys, from the published `state`.
 
     Args:
-        rules: patterns of our keys -> published names, applied in order; "|" joins the names of
-            tensors that we hold concatenated.
-        constants: pattern of published names that hold nothing learned.
+        rules: regular expressions of our keys -> published names, applied in order; "|" joins the
+            names of tensors that are concatenated here.
+        constants: regular expression of published names that are not parameters.
     """
     sources, expected = {}, {}
     for key, shape in shapes.items():
@@ -243,14 +244,14 @@ def _refuse_misfits(
 
 
 def _shapes(build: Callable[..., nn.Module], config) -> dict[str, torch.Size]:
-    """Of everything a module learns that a published layout can hold."""
+    """Shapes of the parameters that a published file can contain."""
     with torch.device("meta"):
         state = build(config).state_dict()
     return {key: value.shape for key, value in state.items() if not key.startswith(FRESH)}
 
 
 def _fresh_parts(config: ScarConfig) -> State:
-    """Initial values of what the published layouts lack; they do not depend on the depth."""
+    """Initial values of the parts in `FRESH`; they do not depend on the depth."""
     shallow = replace(config, backbone=replace(config.backbone, layers=1))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -264,7 +265,7 @@ def _recorded_fresh(folder: Path) -> list[str]:
 
 
 def _check_folder(folder: Path, config: ScarConfig, stem: str) -> None:
-    """A folder may already hold the other half of this checkpoint, and nothing else of its own."""
+    """Raise WeightsError unless `folder` is new, or holds only the other half of this one."""
     if folder.exists() and not folder.is_dir():
         raise WeightsError(f"{folder} is a file; name a folder")
     if any(folder.glob(f"{stem}*.safetensors")):
@@ -275,14 +276,15 @@ def _check_folder(folder: Path, config: ScarConfig, stem: str) -> None:
 
 @contextlib.contextmanager
 def _published_into(folder: Path) -> Iterator[Path]:
-    """A scratch folder whose files move into `folder` at the end, or vanish on any failure."""
+    """A temporary folder whose files move into `folder` at the end; on any failure neither keeps
+    them."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     existed, moved = folder.exists(), []
     try:
         yield scratch
         folder.mkdir(exist_ok=True)
-        # The config last: a folder is recognised by it.
+        # The config last: a folder with one counts as a checkpoint.
         for file in sorted(scratch.iterdir(), key=lambda file: file.name == "config.json"):
             moved.append(Path(shutil.move(file, folder / file.name)))
     except BaseException as error:

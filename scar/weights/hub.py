@@ -1,4 +1,4 @@
-"""What comes from the Hub: checkpoint folders and single published files, by name and commit."""
+"""Downloads from the Hub: checkpoint folders and single published files, by name and commit."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def checkpoint_folder(source: str | Path) -> Path:
     wanted = ["*.safetensors", "*.json"]
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
-    except Exception as error:  # the client has a class for each way to fail; all mean the same
+    except Exception as error:  # the client has many classes of error
         raise WeightsError(
             f"{source} is not a folder here and could not be fetched from the Hub "
             f"({type(error).__name__}); check the name and the connection, or use the "
@@ -59,11 +59,11 @@ def published_file(source: str | Path, sha256: str = "") -> Path:
 
 
 def _local(source: str | Path) -> Path:
-    """As a path, ~ expanded. Raises WeightsError for what no path can be."""
+    """The path, with ~ expanded. Raises WeightsError if it cannot be one."""
     try:
         path = Path(source).expanduser()
         path.exists()
-    except (OSError, RuntimeError) as error:  # too long a name; a user that is not on this machine
+    except (OSError, RuntimeError) as error:  # the name is too long, or ~user does not exist
         named = str(source) if len(str(source)) <= 80 else f"{str(source)[:80]}..."
         reason = getattr(error, "strerror", None) or error
         raise WeightsError(f"{named} is neither a path here nor a Hub id: {reason}") from None
@@ -71,7 +71,7 @@ def _local(source: str | Path) -> Path:
 
 
 def _fetched(source: str, sha256: str) -> tuple[Path, str]:
-    """The file of the Hub, and what it has to hash to."""
+    """Download a file of the Hub -> its path, and the hash it must have."""
     named = _FILE.fullmatch(source)
     if named is None:
         raise WeightsError(

@@ -1,4 +1,4 @@
-"""Reading published PyTorch files: their wrappers come off, and no code in them ever runs."""
+"""Published PyTorch files: loaded without running code in them, and stripped of wrappers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 import types
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,23 +19,23 @@ from scar.errors import WeightsError
 
 State = dict[str, Tensor]
 
-# What VAR's trainer calls the backbone and the tokenizer.
+# Names of the backbone and the tokenizer in files of VAR's trainer.
 TRAINER_PARTS = {"model": "var_wo_ddp", "tokenizer": "vae_local"}
 WRAPPERS = ("model", "module", "state_dict", "ema")
-# Names that DataParallel and torch.compile put into keys.
+# Components of keys that DataParallel and torch.compile insert.
 WRAPPER_NAMES = ("module", "_orig_mod")
 
-# Plain values that lie beside weights: the arguments of a run and numpy's numbers. None of these
-# can do more than hold what they are given.
+# Plain values that are saved with weights: arguments of a run and numpy's numbers. Unpickling these
+# only stores values.
 _scalar, _reconstruct = np.float64(0).__reduce__()[0], np.empty(0).__reduce__()[0]
-HARMLESS = [
+HARMLESS: list[Any] = [
     argparse.Namespace,
     types.SimpleNamespace,
     pathlib.PosixPath,
     np.dtype,
     np.ndarray,
     *{type(np.dtype(code)) for code in np.typecodes["All"] if code != "O"},
-    # numpy 2 renamed the module; files of both are read under either.
+    # numpy 2 renamed the module; files of either version load under both.
     *[(_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")],
     *[(_reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")],
 ]
@@ -66,7 +67,7 @@ def load_published(path: Path, part: str = "model", weights: str = "") -> State:
     return _without_wrapper_names(state, path.name)
 
 
-def _load(path: Path):
+def _load(path: Path) -> object:
     with torch.serialization.safe_globals(HARMLESS):
         try:
             mapped = zipfile.is_zipfile(path)
@@ -85,7 +86,7 @@ def _load(path: Path):
             raise WeightsError(f"{path.name} is damaged or truncated: {reason}") from None
 
 
-def _unwrapped(found, name: str, part: str, weights: str):
+def _unwrapped(found: Any, name: str, part: str, weights: str) -> object:
     """LlamaGen wraps the state dict by trainer, VAR's trainer by what it trains."""
     if not isinstance(found, dict):
         return found

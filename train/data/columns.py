@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from train.data.files import Listing
 from train.data.formats import Rows
 from train.data.samples import SampleError, foreign
 
-JUDGED_BY = 20  # rows, of which one must be readable, and the images of one be there
+CHECKED_ROWS = 20  # of which one must be readable, and the images of one be there
 
 
 class Columns:
@@ -44,11 +45,21 @@ class Columns:
         return list(found.values())
 
 
+@dataclass(frozen=True)
+class SplitTables:
+    """Where the rows of a split lie, and what their columns are called."""
+
+    listing: Listing
+    split: str
+    images: Path | None = None  # what paths are relative to; None: the file that names them
+    renamed: dict[str, str] = field(default_factory=dict)  # role -> column
+
+
 class Table:
-    """A reader of rows; kinds of data say in `sample` what a row holds.
+    """A reader of rows; kinds of data say in `read` what a row holds.
 
     Args:
-        images: what paths are relative to; None: the file that names them.
+        names: role -> the usual names of its column.
 
     Raises:
         ValueError: the columns of this data set, or all of the first images, are missing.
@@ -57,9 +68,10 @@ class Table:
     required: tuple[str, ...]
     pictures: tuple[str, ...]  # those of `required` that are images
 
-    def __init__(self, rows: Rows, listing: Listing, columns: Columns, images: Path | None):
-        self.rows, self.columns, self.images = rows, columns, images
-        self.root, self.skipped = listing.root, listing.skipped
+    def __init__(self, rows: Rows, files: SplitTables, names: dict[str, tuple[str, ...]]):
+        self.rows, self.columns = rows, Columns(names, files.renamed)
+        self.root, self.skipped = files.listing.root, files.listing.skipped
+        self.images = files.images
         self.blocks, self.together = rows.blocks, rows.together
         if len(rows):
             self._check_first()
@@ -82,10 +94,10 @@ class Table:
         return row, self.images or folder
 
     def _check_first(self) -> None:
-        """Judge the columns by the first row that can be read (one damaged row is no reason to
+        """Check the columns by the first row that can be read (one damaged row is no reason to
         stop), and the folder of images by the first ones."""
         rows = []
-        for i in range(min(len(self), JUDGED_BY)):
+        for i in range(min(len(self), CHECKED_ROWS)):
             try:
                 rows.append(self.row(i))
             except SampleError:

@@ -15,8 +15,8 @@ from collections import Counter
 from pathlib import Path
 
 from scar.images import to_map
-from train.data.columns import Columns, Table, label_of
-from train.data.files import IMAGES, Listing, find_image, is_leftover
+from train.data.columns import SplitTables, Table, label_of
+from train.data.files import IMAGES, find_image, is_leftover
 from train.data.formats import BLOCKS_TOGETHER, fingerprint_of
 from train.data.rows import NoSplitError, rows_of
 from train.data.samples import Sample, decoded
@@ -138,18 +138,10 @@ class LabelledRows(Table):
 
     required, pictures = ("image", "label"), ("image",)
 
-    def __init__(
-        self,
-        listing: Listing,
-        split: str,
-        condition: str,
-        classes: int,
-        images: Path | None = None,
-        renamed: dict[str, str] | None = None,
-    ):
-        columns = Columns(NAMES | {"control": (f"control_{condition}",)}, renamed or {})
+    def __init__(self, files: SplitTables, condition: str, classes: int):
         self.labels = classes
-        super().__init__(rows_of(listing, split), listing, columns, images)
+        rows = rows_of(files.listing, files.split)
+        super().__init__(rows, files, NAMES | {"control": (f"control_{condition}",)})
 
     def read(self, i: int) -> Sample:
         row, folder = self.row(i)

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from scar.images import to_map
-from train.data.columns import Columns, Table, text_of
+from train.data.columns import SplitTables, Table, text_of
 from train.data.files import Listing, find_image
 from train.data.rows import rows_of
 from train.data.samples import Sample, decoded
@@ -35,7 +35,6 @@ _KIND = re.compile(rf"(?:^|[-_])({KINDS})(?=[-_.]|$)")
 class MultiGen(Table):
     """Args:
         condition: which map, e.g. "depth".
-        renamed: role -> column.
 
     Raises:
         ValueError: no data of this split, or not the columns of this data set.
@@ -43,21 +42,13 @@ class MultiGen(Table):
 
     required, pictures = ("image", "text"), ("image",)
 
-    def __init__(
-        self,
-        listing: Listing,
-        split: str,
-        condition: str,
-        images: Path | None = None,
-        renamed: dict[str, str] | None = None,
-    ):
+    def __init__(self, files: SplitTables, condition: str):
         self.condition = condition
         own = (f"control_{condition}", f"control_{condition}_path")
-        columns = Columns(NAMES | {"control": own}, renamed or {})
-        if "control" in columns.renamed:
+        if "control" in files.renamed:
             self.required = ("image", "text", "control")
-        rows = rows_of(of_condition(listing, condition), split)
-        super().__init__(rows, listing, columns, images)
+        rows = rows_of(of_condition(files.listing, condition), files.split)
+        super().__init__(rows, files, NAMES | {"control": own})
 
     def read(self, i: int) -> Sample:
         row, folder = self.row(i)

@@ -29,7 +29,7 @@ from train.protocols import Reader
 from train.recipe import Recipe, bounded_seed
 
 FAULTS_ALLOWED = 0.01  # share of the samples read; one is always allowed
-JUDGED_FROM = 1000  # samples; the share of fewer says little
+RATE_FROM = 1000  # samples; among fewer a rate says little
 ATTEMPTS = 20  # replacements tried for one sample
 
 log = logging.getLogger("train.data")
@@ -107,7 +107,7 @@ class Samples:
         self.pool = ThreadPoolExecutor(max(recipe.data.workers, 1), "samples")
         self.ahead: dict[int, Future] = {}
         self.last = None
-        self.seen, self.faulty = 0, set()
+        self.attempts, self.faulty = 0, set()
         self.lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -162,7 +162,7 @@ class Samples:
 
     def _framed(self, number: int, rng: Random) -> tuple[Tensor, Tensor, str, int]:
         with self.lock:
-            self.seen += 1
+            self.attempts += 1
         with foreign("it cannot be read"):
             sample = self.reader.read(number)
         recipe = self.recipe
@@ -182,10 +182,10 @@ class Samples:
         log.warning("%s was replaced: %s", name, error)
         with self.lock:
             self.faulty.add(number)  # once, however many epochs come upon it
-            faults, seen = len(self.faulty), min(self.seen, size)
-        if faults > max(1, FAULTS_ALLOWED * min(max(seen, JUDGED_FROM), size)):
+            faults, attempts = len(self.faulty), min(self.attempts, size)
+        if faults > max(1, FAULTS_ALLOWED * min(max(attempts, RATE_FROM), size)):
             raise ValueError(
-                f"{faults} of {seen} samples could not be read, more than 1%; the last was "
+                f"{faults} of {attempts} samples could not be read, more than 1%; the last was "
                 f"{name}: {error}"
             )
 

@@ -13,9 +13,7 @@ FOLDER/{source,target}/*  images of the same names, and FOLDER/instructions.txt,
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from train.data.columns import Columns, Table, text_of
+from train.data.columns import SplitTables, Table, text_of
 from train.data.files import Listing
 from train.data.pairs import open_pairs
 from train.data.rows import rows_of, tables
@@ -43,8 +41,7 @@ NAMES = {
 
 
 class SeedEdit(Table):
-    """Args:
-        renamed: role -> column.
+    """Pairs of images and instructions.
 
     Raises:
         ValueError: no data of this split, or not the columns of this data set.
@@ -53,16 +50,10 @@ class SeedEdit(Table):
     required = tuple(NAMES)
     pictures = required[:2]
 
-    def __init__(
-        self,
-        listing: Listing,
-        split: str,
-        images: Path | None = None,
-        renamed: dict[str, str] | None = None,
-    ):
-        _refuse_two_annotations(listing)
-        rows = open_pairs(listing, split) or rows_of(listing, split)
-        super().__init__(rows, listing, Columns(NAMES, renamed or {}), images)
+    def __init__(self, files: SplitTables):
+        _refuse_two_annotations(files.listing)
+        rows = open_pairs(files.listing, files.split) or rows_of(files.listing, files.split)
+        super().__init__(rows, files, NAMES)
 
     def read(self, i: int) -> Sample:
         row, folder = self.row(i)

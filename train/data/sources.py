@@ -11,6 +11,7 @@ import torch
 from preprocessors import PREPROCESSORS
 from scar.toyscenes.dataset import ToyScenes
 from train.data.batch import RawBatch
+from train.data.columns import SplitTables
 from train.data.extracted import Extracted, PartlyExtracted, read_layout
 from train.data.files import Listing, list_files, split_of
 from train.data.holdout import HeldOut
@@ -97,10 +98,11 @@ class _Folder:
     def _open(self, split: str) -> Reader:
         recipe, listing = self.recipe, self.listing
         images = Path(recipe.data.images) if recipe.data.images else None
+        found = SplitTables(listing, split, images, recipe.data.columns)
         if recipe.data.kind == "seed-edit":
-            return SeedEdit(listing, split, images, recipe.data.columns)
+            return SeedEdit(found)
         if recipe.data.kind == "multigen":
-            return MultiGen(listing, split, recipe.data.control, images, recipe.data.columns)
+            return MultiGen(found, recipe.data.control)
         classes = recipe.model.condition.classes
         if self.has_classes or not tables(listing):
             controls = Path(recipe.data.controls) if recipe.data.controls else None
@@ -111,9 +113,7 @@ class _Folder:
                 "recipe: controls is for class folders; give these tables a column "
                 f"control_{recipe.data.control}, or leave it empty to draw maps while training"
             )
-        return LabelledRows(
-            listing, split, recipe.data.control, classes, images, recipe.data.columns
-        )
+        return LabelledRows(found, recipe.data.control, classes)
 
 
 def _check(recipe: Recipe) -> None:

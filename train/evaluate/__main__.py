@@ -1,9 +1,9 @@
 """python -m train.evaluate toy_edit | toy_control --split test --n 500: what a model can do, in
 figures.
 
-Prints a table, writes JSON, and with --grid draws the first test examples by index. What the
-figures mean, and what they do not see, stands in `train.evaluate.edits` and
-`train.evaluate.control`. For a look at a model in training: --n 60 --quick.
+Prints a table, writes JSON, and with --grid draws the first test examples by index.
+`train.evaluate.edits` and `train.evaluate.control` say what the figures mean, and what they miss.
+For a look at a model in training: --n 60 --quick.
 """
 
 from __future__ import annotations

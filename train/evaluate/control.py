@@ -113,22 +113,22 @@ def columns(
         for name, some in prompts.items()
     }
     tokenizer = pipe.frozen.tokenizer
-    seen = [tokenizer.decode(tokenizer.encode(x)) for x in given.images.split(BATCH)]
+    reconstructed = [tokenizer.decode(tokenizer.encode(x)) for x in given.images.split(BATCH)]
     return pictures | {
         "another": given.images.roll(1, 0),
-        "tokenizer": torch.cat(seen),
+        "tokenizer": torch.cat(reconstructed),
         "original": given.images,
     }
 
 
 def control_figures(maps: ControlMaps, given: Conditions, images: Tensor) -> dict[str, float]:
-    """How well the maps of the pictures, by the detectors of the conditions, fit the conditions."""
+    """Each metric between the control maps and maps detected in the pictures."""
     drawn = maps(to_bytes(images), given.kinds)[:, 0] / 255
-    wanted = given.maps[:, 0] / 255
+    expected = given.maps[:, 0] / 255
     figures = {}
     for kind, (name, measure) in MEASURES.items():
         rows = [i for i, other in enumerate(given.kinds) if other == kind]
-        figures[name] = float(measure(drawn[rows], wanted[rows]).mean())
+        figures[name] = float(measure(drawn[rows], expected[rows]).mean())
     return figures
 
 

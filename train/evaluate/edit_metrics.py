@@ -32,7 +32,7 @@ MOAT, WINDOW, DIFFERENT = 4, 12, 0.2
 
 
 @dataclass
-class Scenes:
+class EditExamples:
     """Test examples in memory, images in [-1, 1]."""
 
     raw: list[Batch]
@@ -49,7 +49,7 @@ class Scenes:
         return self.mask.float().mean((1, 2)) < LOCAL
 
 
-def successes(features: Features, scenes: Scenes, output: Tensor) -> Tensor:
+def successes(features: Features, scenes: EditExamples, output: Tensor) -> Tensor:
     """(n,) bool: in the edit's region the output is closer to the target than to the source, and
     closer to it than 95% of other targets of the family are. Where nothing was to change, the
     output is the source."""
@@ -76,7 +76,7 @@ class Bystanders:
     """The objects that an edit does not change, as far as they can be told: those that stand in
     source and target alike and that the finder names right in both."""
 
-    def __init__(self, finder: SpriteFinder, scenes: Scenes):
+    def __init__(self, finder: SpriteFinder, scenes: EditExamples):
         placed = bystanders(scenes)
         shown = [found(finder, images, placed) for images in (scenes.source, scenes.target)]
         self.finder = finder
@@ -90,7 +90,7 @@ class Bystanders:
         return found(self.finder, output, self.placed)
 
 
-def bystanders(scenes: Scenes) -> list[tuple[int, PlacedObject]]:
+def bystanders(scenes: EditExamples) -> list[tuple[int, PlacedObject]]:
     """Row and object of everything that stands in source and target alike."""
     rows = zip(scenes.all("source_objects"), scenes.all("objects"), strict=True)
     return [
@@ -104,13 +104,13 @@ def bystanders(scenes: Scenes) -> list[tuple[int, PlacedObject]]:
     ]
 
 
-def recall(finder: SpriteFinder, scenes: Scenes, images: Tensor) -> float:
+def recall(finder: SpriteFinder, scenes: EditExamples, images: Tensor) -> float:
     """Share of all target objects whose crop finds its sprite."""
     placed = [(i, o) for i, objects in enumerate(scenes.all("objects")) for o in objects]
     return mean(found(finder, images, placed))
 
 
-def new_recall(finder: SpriteFinder, scenes: Scenes, images: Tensor) -> float:
+def new_recall(finder: SpriteFinder, scenes: EditExamples, images: Tensor) -> float:
     """The same over the objects that the edit brings in."""
     rows = zip(scenes.all("source_objects"), scenes.all("objects"), strict=True)
     placed = [

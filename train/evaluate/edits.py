@@ -1,13 +1,13 @@
-"""Evaluation of edits, the edits of ToyScenes, whose targets and masks are exact.
+"""Evaluation of edits on ToyScenes, whose targets and masks are exact.
 
 An edit is intact if it is a success, keeps all other objects, and changes nothing else. It is local
-if it leaves much of the picture as it is: all but those of place and weather. What figures do not
-see:
+if it leaves much of the picture as it is: all but those of place and weather. What the metrics
+miss:
 
 intact edits          what the three below all miss.
 success               quality: a blur of the right colour and outline passes, in the features of an
-                      encoder that the models themselves see through. Of two edits in one sentence
-                      it does not tell which is missing.
+                      encoder that the models themselves use. Of two edits in one sentence it does
+                      not tell which is missing.
 kept objects          objects that the finder does not tell in the original either, one of five,
                       more where it chooses among all 446; their exact look; where they are in their
                       box. An edit without any that it can tell counts as keeping all.
@@ -40,7 +40,7 @@ from scar.toyscenes.sprites import sheet
 from train.data.batch import to_signed
 from train.evaluate.edit_metrics import (
     Bystanders,
-    Scenes,
+    EditExamples,
     background_psnr,
     changed_elsewhere,
     compared,
@@ -72,7 +72,7 @@ def evaluate_edits(pipe: ScarPipeline, arguments: Namespace) -> Figures:
     sprites = sheet() if arguments.split == "wild" else sheet()[: arguments.objects]
     finder = SpriteFinder(features, sprites.float().to(pipe.device) / 255)
     others = Bystanders(finder, scenes)
-    tokens, seen = reconstruct(pipe.frozen.tokenizer, scenes.target)
+    tokens, reconstructed = reconstruct(pipe.frozen.tokenizer, scenes.target)
     columns, images = {}, {}
     for name in REGIONS[arguments.region]:
         region = None if name == "none" else name
@@ -84,7 +84,7 @@ def evaluate_edits(pipe: ScarPipeline, arguments: Namespace) -> Figures:
             columns[name] |= control_figures(
                 pipe, features, scenes, images[name], region, arguments
             )
-    references = {"tokenizer": seen, "target": scenes.target, "source": scenes.source}
+    references = {"tokenizer": reconstructed, "target": scenes.target, "source": scenes.source}
     for name, pictures in references.items():
         columns[name] = picture_figures(features, finder, others, scenes, pictures)
     columns["tokenizer"]["codes in use, %"] = (
@@ -99,16 +99,16 @@ def evaluate_edits(pipe: ScarPipeline, arguments: Namespace) -> Figures:
     return by_row(columns)
 
 
-def load_scenes(pipe: ScarPipeline, arguments: Namespace) -> Scenes:
+def load_scenes(pipe: ScarPipeline, arguments: Namespace) -> EditExamples:
     toy = ToyScenes(arguments.split, pipe.size, arguments.objects, device=pipe.device)
     raw = [toy.batch(range(i, min(i + BATCH, arguments.n))) for i in range(0, arguments.n, BATCH)]
     source, target = (
         to_signed(torch.cat([getattr(b, f) for b in raw])) for f in ("source", "target")
     )
-    return Scenes(raw, source, target, torch.cat([b.mask for b in raw]))
+    return EditExamples(raw, source, target, torch.cat([b.mask for b in raw]))
 
 
-def given(scenes: Scenes) -> tuple[Tensor, list[str]]:
+def given(scenes: EditExamples) -> tuple[Tensor, list[str]]:
     """Sources, uint8 (n, 3, S, S), and instructions."""
     return torch.cat([batch.source for batch in scenes.raw]), scenes.all("instruction")
 
@@ -120,9 +120,13 @@ def reconstruct(tokenizer: torch.nn.Module, images: Tensor) -> tuple[Tensor, Ten
 
 
 def picture_figures(
-    features: Features, finder: SpriteFinder, others: Bystanders, scenes: Scenes, output: Tensor
+    features: Features,
+    finder: SpriteFinder,
+    others: Bystanders,
+    scenes: EditExamples,
+    output: Tensor,
 ) -> dict[str, float]:
-    """What pictures, (n, 3, S, S) in [-1, 1], tell by themselves."""
+    """Metrics of pictures (n, 3, S, S) in [-1, 1]."""
     local = scenes.local.cpu()
     success = successes(features, scenes, output).cpu()
     kept = others.kept(output)
@@ -165,9 +169,9 @@ def picture_figures(
 
 
 def edit_figures(
-    pipe: ScarPipeline, scenes: Scenes, edits: Edits, region: str | None, arguments: Namespace
+    pipe: ScarPipeline, scenes: EditExamples, edits: Edits, region: str | None, arguments: Namespace
 ) -> dict[str, float]:
-    """What is known of edits beside their pictures."""
+    """Metrics of the region, the tokens drawn and the time of edits."""
     sources, instructions = given(scenes)
     # Where nothing was to change there is nothing to cover.
     local = scenes.local & scenes.mask.any(2).any(1)
@@ -183,7 +187,7 @@ def edit_figures(
 def control_figures(
     pipe: ScarPipeline,
     features: Features,
-    scenes: Scenes,
+    scenes: EditExamples,
     output: Tensor,
     region: str | None,
     arguments: Namespace,
@@ -233,7 +237,7 @@ def edit_table(figures: Figures) -> str:
 
 
 def draw_grid(
-    scenes: Scenes, outputs: dict[str, Tensor], path: Path, count: int = 24, per_row: int = 4
+    scenes: EditExamples, outputs: dict[str, Tensor], path: Path, count: int = 24, per_row: int = 4
 ) -> None:
     """Source, outputs and target of the first examples; the instructions go to a text file beside
     it."""

@@ -35,7 +35,7 @@ def edit_all(
 ) -> Edits:
     """Edit sources, uint8 (n, 3, S, S), one instruction each.
 
-    region: "auto", foreseen by the model, or None, the whole picture. sampling: what differs from
+    region: "auto", predicted by the model, or None, the whole picture. sampling: what differs from
     the model's defaults, as keyword arguments of `ScarPipeline.edit_batch`.
     """
     outputs = []

@@ -18,11 +18,13 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from scar.errors import ScarError
+
 MANIFEST = "MANIFEST.json"
 PUBLISHED = re.compile(r"step-(\d{8,18})", re.ASCII)
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(ScarError):
     """A checkpoint could not be written or none of those on disk can be read."""
 
 

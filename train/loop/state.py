@@ -54,6 +54,8 @@ def prepare(
     else:
         objective.start(source)
     optimizers = build_optimizers(recipe, objective.trainable())
+    # FSDP gathers weights in `forward` of the objective, its root, and of each block; all other
+    # methods, `encode_prefix` among them, run within these and need no registration.
     ddp_model, *optimizers = accelerator.prepare(objective, *optimizers)
     ema = EMA(objective.trainable(), recipe.optimizer.ema)
     if step:
