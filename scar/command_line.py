@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from typing import get_args
 
-from scar.config import NULLS, SAMPLING_RANGES, Sampling
+from scar.config import SAMPLING_RANGES, Null, Sampling
 from scar.presets import PRESETS
 
 _EMBEDDED = [PRESETS[f"toy-{paradigm}"].sampling for paradigm in ("next-token", "next-set")]
@@ -22,7 +23,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
         option = f"--{name.replace('_', '-')}"
         group.add_argument(option, type=allowed.kind, metavar="N", help=text)
     text = f"what guidance drops: the words, or the image as well {_defaults('null')}"
-    group.add_argument("--null", choices=NULLS, help=text)
+    group.add_argument("--null", choices=get_args(Null), help=text)
 
 
 def sampling_options(arguments: argparse.Namespace) -> dict:

@@ -214,7 +214,7 @@ SAMPLING_RANGES: dict[str, Range] = {
     "top_k": Range(int, 0, 2**31 - 1, (0, 16384), 1, "draw from the k likeliest tokens; 0: all"),
     "top_p": Range(float, 0.001, 1, (0.05, 1), 0.01, "draw from the likeliest that sum to p"),
 }
-NULLS = ("text", "joint")
+Null = Literal["text", "joint"]
 
 
 def _limits(name: str):
@@ -230,7 +230,7 @@ class Sampling:
     top_k: Annotated[int, _limits("top_k")] = 0
     top_p: Annotated[float, _limits("top_p")] = 1.0
     # What the unconditional half drops, "text" (the image stays) or "joint" (both go).
-    null: Literal[NULLS] = "text"  # type: ignore[valid-type]
+    null: Null = "text"
     guidance_ramp: bool = False  # VAR: the scale grows from 1 at the first set to its full value
 
     def __post_init__(self) -> None:

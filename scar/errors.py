@@ -22,8 +22,7 @@ class InputError(ScarError):
 
 
 class ConfigError(ScarError):
-    """A config or a recipe that cannot be used: an unknown key, a wrong type, a number out of
-    range."""
+    """A config or a recipe with an unknown key, or a value that is not allowed."""
 
 
 class WeightsError(ScarError):

@@ -96,7 +96,7 @@ def decode(
         mask.copy_(forced[1])
         sampled_sets = _sets_with(~mask, sizes)
     sample_set = partial(_sample_set, runner, backbone, prefilled, tokenizer, sampling)
-    guidance = guidance_schedule(sampling, backbone).to(device)  # (sets,)
+    guidance = guidance_schedule(sampling, len(sizes)).to(device)  # (sets,)
     positions = runner.positions(sum(sizes), device)
     finite = torch.ones((), dtype=torch.bool, device=device)
     # `cached`: the last set whose inputs are in the KV cache. Set 0 is predicted by the prefix.
@@ -232,15 +232,11 @@ def cfg_rows(sampling: Sampling) -> int:
     return 1 if sampling.guidance == 1 else 2
 
 
-def guidance_schedule(sampling: Sampling, backbone: Backbone) -> Tensor:
-    """s of each set, (sets,)."""
-    count, ramp = len(backbone.set_sizes), sampling.guidance_ramp
-    return torch.tensor([guidance_at(sampling, index, count, ramp) for index in range(count)])
-
-
-def guidance_at(sampling: Sampling, index: int, count: int, ramp: bool) -> float:
-    """s of one set; with a ramp it grows linearly from 1 at the first set (VAR)."""
-    return 1 + (sampling.guidance - 1) * index / (count - 1) if ramp else sampling.guidance
+def guidance_schedule(sampling: Sampling, sets: int) -> Tensor:
+    """s of each set, (sets,); with a ramp it grows linearly from 1 at the first set (VAR)."""
+    if not sampling.guidance_ramp:
+        return torch.full((sets,), float(sampling.guidance))
+    return torch.tensor([1 + (sampling.guidance - 1) * i / (sets - 1) for i in range(sets)])
 
 
 def guide(logits: Tensor, scale: Tensor | float) -> Tensor:

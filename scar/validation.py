@@ -11,7 +11,7 @@ import types
 import typing
 from collections.abc import Callable
 from difflib import get_close_matches
-from functools import cache, wraps
+from functools import wraps
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -35,18 +35,18 @@ _NOUNS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 def validated(cls: type[T]) -> type[T]:
     """A frozen pydantic dataclass; its constructor raises ConfigError for a value it refuses."""
     config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-    cls = dataclass(frozen=True, config=config)(cls)
-    init = cls.__init__
+    checked: Any = dataclass(frozen=True, config=config)(cls)
+    init = checked.__init__
 
     @wraps(init)
     def __init__(self, *args, **kwargs):
         try:
             init(self, *args, **kwargs)
         except ValidationError as error:
-            raise ConfigError(explain(cls, error)) from None
+            raise ConfigError(explain(checked, error)) from None
 
-    cls.__init__ = __init__
-    return cls
+    checked.__init__ = __init__
+    return checked
 
 
 def from_dict(kind: type[T], data: Any) -> T:
@@ -61,7 +61,7 @@ def from_dict(kind: type[T], data: Any) -> T:
     upgrade: Callable = getattr(kind, "upgraded", lambda data: data)
     try:
         # Lists are tuples and mappings are dataclasses only in JSON.
-        return _adapter(kind).validate_json(json.dumps(upgrade(data)))
+        return TypeAdapter(kind).validate_json(json.dumps(upgrade(data)))
     except ValidationError as error:
         raise ConfigError(explain(kind, error)) from None
     except TypeError as error:
@@ -70,7 +70,7 @@ def from_dict(kind: type[T], data: Any) -> T:
 
 def to_dict(config: Any) -> dict:
     """The inverse of `from_dict`, ready for JSON."""
-    return _adapter(type(config)).dump_python(config, mode="json")
+    return TypeAdapter(type(config)).dump_python(config, mode="json")
 
 
 def explain(kind: type, error: ValidationError) -> str:
@@ -106,7 +106,7 @@ def describe(hint: Any) -> str:
     if origin is Annotated:
         return describe(typing.get_args(hint)[0])
     if origin is Literal:
-        return _either([str(option) for option in typing.get_args(hint)])
+        return _either([str(option) or "empty" for option in typing.get_args(hint)])
     if origin is tuple:
         return f"a list, each {describe(typing.get_args(hint)[0])}"
     return _NOUNS.get(hint, "a mapping")
@@ -125,11 +125,6 @@ def merged(base: dict, changes: dict) -> dict:
         nested = isinstance(value, dict) and isinstance(base.get(key), dict)
         result[key] = merged(base[key], value) if nested else value
     return result
-
-
-@cache
-def _adapter(kind: type) -> TypeAdapter:
-    return TypeAdapter(kind)
 
 
 def _inside(hint: Any, part: str | int) -> tuple[Any, bool]:

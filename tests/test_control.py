@@ -15,7 +15,6 @@ from skimage import metrics
 from preprocessors import preprocess
 from scar import ScarPipeline
 from scar.__main__ import main as scar_main
-from scar.presets import configure
 from scar.toyscenes.dataset import ToyScenes
 from scar.weights.checkpoint import build_tokenizer, load_config, save_tokenizer
 from train.__main__ import train
@@ -208,7 +207,7 @@ def trained(request, tmp_path_factory) -> tuple[str, Path]:
     paradigm, root = request.param, tmp_path_factory.mktemp(request.param)
     recipe = load_recipe(RECIPES / f"{MULTI[paradigm]}.yaml", [*SMALL, *TINY_MODEL])
     torch.manual_seed(0)
-    tokenizer = build_tokenizer(configure(recipe.preset, recipe.model).tokenizer)
+    tokenizer = build_tokenizer(recipe.model.tokenizer)
     save_tokenizer(tokenizer, root / "tokenizer")
     overrides = [
         *(*SMALL, *TINY_MODEL),

@@ -216,7 +216,9 @@ def test_what_is_not_there_is_named(tmp_path):
         read(recipe("imagenet", tmp_path))
     with pytest.raises(ValueError, match="control must be one of canny"):
         read(recipe("imagenet", tmp_path, control="edges"))
-    with pytest.raises(ValueError, match="unknown data 'imagenett'"):
+    with pytest.raises(
+        ValueError, match="data.kind must be toy, imagenet, multigen or seed-edit, not 'imagenett'"
+    ):
         read(recipe("imagenett", tmp_path))
     (tmp_path / "train.jsonl").write_text('{"a": 1}\n')
     with pytest.raises(ValueError, match="target_image, instruction missing; there is a"):

@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 import torch
@@ -19,7 +18,7 @@ from train.compare import compare
 from train.data.extracted import shard_path
 from train.data.sources import open_source
 from train.extract import extract, main
-from train.recipe import Recipe
+from train.recipe import Recipe, change
 
 pytestmark = pytest.mark.slow
 
@@ -34,17 +33,17 @@ def test_extracted_examples_train_as_images_do(name, root, tmp_path):
     recipe = tiny(RECIPES / f"{name}.yaml", root, out=str(tmp_path / "images"))
     folder = tmp_path / "extracted"
     extract(recipe, folder, shard=3, dtype="fp32")
-    seen = losses(replace(recipe, extracted=str(folder), out=str(tmp_path / "read")))
+    seen = losses(change(recipe, extracted=str(folder), out=str(tmp_path / "read")))
     for a, b in zip(losses(recipe), seen, strict=True):
         assert a == pytest.approx(b, rel=1e-5)
 
 
 def test_control_maps_are_drawn_alike_in_every_precision(root, tmp_path):
     """Only the networks of the recipe compute in bf16: resizing has none on a CPU."""
-    recipe = replace(tiny_toy(RECIPES / "toy/multi.yaml", root), tasks={"t2i": 1.0})
+    recipe = change(tiny_toy(RECIPES / "toy/multi.yaml", root), tasks={"t2i": 1.0})
     for precision in ("fp32", "bf16"):
         folder = tmp_path / precision
-        extract(replace(recipe, precision=precision), folder, examples=8, shard=8, dtype="fp32")
+        extract(change(recipe, precision=precision), folder, examples=8, shard=8, dtype="fp32")
     full, half = (load_file(shard_path(tmp_path / p, 0))["source"] for p in ("fp32", "bf16"))
     assert (full - half).abs().max() < 0.05 * full.abs().max()
 
@@ -54,7 +53,7 @@ def test_grids_are_drawn_in_bf16(root, tmp_path):
     recipe = tiny_toy(RECIPES / "toy/multi.yaml", root)
     words = [
         f"model={json.dumps(recipe.model)}",
-        f"tokenizer={recipe.tokenizer}",
+        f"tokenizer={recipe.weights.tokenizer}",
         f"out={tmp_path}",
     ]
     words += ["size=64", "steps=1", "batch_size=2", "grid_every=1", "tasks={t2i: 1.0}"]
@@ -82,7 +81,7 @@ def test_a_stopped_extraction_goes_on_and_later_epochs_are_shuffled(root, tmp_pa
     extract(recipe, tmp_path, shard=2, passes=2)
     kept = shard_path(tmp_path, 0).stat().st_mtime_ns
     shard_path(tmp_path, 2).unlink()
-    reading = replace(recipe, extracted=str(tmp_path))
+    reading = change(recipe, extracted=str(tmp_path))
     with pytest.raises(ValueError, match="lacks 1 of 4 shards"):
         open_source(reading, "train", CPU)
     extract(recipe, tmp_path, shard=2, passes=2)
@@ -97,16 +96,16 @@ def test_a_stopped_extraction_goes_on_and_later_epochs_are_shuffled(root, tmp_pa
 def test_what_was_extracted_for_another_recipe_is_refused(root, tmp_path, capsys):
     recipe = tiny(RECIPES / "edit/seed_unsplash.yaml", root)
     extract(recipe, tmp_path)
-    other = replace(recipe, extracted=str(tmp_path), seed=1)
+    other = change(recipe, extracted=str(tmp_path), seed=1)
     with pytest.raises(ValueError, match="extracted with another seed"):
         open_source(other, "train", CPU)
     with pytest.raises(ValueError, match="extracted in another way"):
         extract(recipe, tmp_path, shard=7)
     with pytest.raises(ValueError, match="nothing was extracted"):
-        open_source(replace(recipe, extracted=str(tmp_path / "no")), "train", CPU)
+        open_source(change(recipe, extracted=str(tmp_path / "no")), "train", CPU)
     shard_path(tmp_path, 0).write_bytes(b"damaged")
     with pytest.raises(ValueError, match="damaged; remove it"):
-        open_source(replace(recipe, extracted=str(tmp_path)), "train", CPU).batch(range(2))
+        open_source(change(recipe, extracted=str(tmp_path)), "train", CPU).batch(range(2))
     assert main([str(RECIPES / "toy/tokenizer.yaml"), str(tmp_path / "toy")]) == 1
     assert "objective scar" in capsys.readouterr().err
 

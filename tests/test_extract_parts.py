@@ -17,6 +17,7 @@ from train.extract import extract
 from train.objectives.build import build_objective
 from train.objectives.frozen import build_frozen, completed, needless
 from train.objectives.scar import ScarObjective, encode_batch
+from train.recipe import change
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +36,7 @@ def objective(root) -> ScarObjective:
 def test_a_part_is_extracted_and_the_rest_computed(what, objective, root, tmp_path):
     own_jsonl(tmp_path)
     made = tiny(RECIPES / "edit/seed_unsplash.yaml", root, folder=str(tmp_path))
-    stored = replace(made, extracted=str(tmp_path / "stored"))
+    stored = change(made, extracted=str(tmp_path / "stored"))
     extract(made, tmp_path / "stored", passes=2, shard=3, dtype="fp32", what=what)
     assert read_layout(tmp_path / "stored").what == list(what)
     frozen = objective.frozen
@@ -63,7 +64,7 @@ def test_what_can_be_extracted(root, tmp_path):
     with pytest.raises(ValueError, match="tokens and perhaps others of features"):
         extract(made, tmp_path, what=["text"])
     with pytest.raises(ValueError, match="toy data are extracted whole"):
-        extract(replace(made, data="toy"), tmp_path, examples=1, what=["tokens"])
+        extract(change(made, data="toy"), tmp_path, examples=1, what=["tokens"])
 
 
 def test_networks_that_were_extracted_are_not_built_or_counted(objective, root, tmp_path):
@@ -71,7 +72,7 @@ def test_networks_that_were_extracted_are_not_built_or_counted(objective, root, 
     made = tiny(RECIPES / "edit/seed_unsplash.yaml", root, folder=str(tmp_path))
     extract(made, tmp_path / "stored", shard=4)
     assert shard_path(tmp_path / "stored", 0).is_file()
-    stored = replace(made, extracted=str(tmp_path / "stored"))
+    stored = change(made, extracted=str(tmp_path / "stored"))
     assert needless(stored) == {"encoder", "text"} and needless(made) == frozenset()
     assert needless(replace(stored, grid_every=10)) == frozenset()  # grids are drawn with them
     config = objective.config
@@ -93,6 +94,6 @@ def test_an_average_that_is_not_kept_is_not_counted(objective, root):
     config = objective.config
     size = measure(config)
     kept, none = (
-        memory_per_process(replace(made, ema=ema), config, size, 1) for ema in (0.999, 0.0)
+        memory_per_process(change(made, ema=ema), config, size, 1) for ema in (0.999, 0.0)
     )
     assert kept - none == 4 * sum(size.trained.values())

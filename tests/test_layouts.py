@@ -28,7 +28,7 @@ from train.__main__ import train
 from train.data.sources import open_reader, open_source
 from train.objectives.build import build_objective
 from train.objectives.scar import ScarObjective
-from train.recipe import Recipe
+from train.recipe import Recipe, change
 
 pytestmark = pytest.mark.slow
 
@@ -198,7 +198,7 @@ def three_steps(objective: ScarObjective, made: Recipe) -> list[float]:
 @pytest.mark.parametrize("write", EDITS, ids=lambda write: write.__name__)
 def test_pairs_of_images_open_and_train(write, objectives, tmp_path):
     fields = {"folder": str(tmp_path), "control": ""} | write(tmp_path)
-    made = replace(recipe("seed-edit", tmp_path), **fields)
+    made = change(recipe("seed-edit", tmp_path), **fields)
     reader = open_reader(made, "train")
     samples = [reader.read(i) for i in range(len(reader))]
     assert [sample.text for sample in samples] == [f"edit {i}" for i in range(4)]
@@ -211,7 +211,7 @@ def test_pairs_of_images_open_and_train(write, objectives, tmp_path):
 @pytest.mark.parametrize("write", [unicontrol, multigen_with_eval], ids=lambda w: w.__name__)
 def test_captioned_images_open_and_train(write, objectives, tmp_path):
     fields = {"folder": str(tmp_path), "control": "hed"} | write(tmp_path)
-    made = replace(recipe("multigen", tmp_path), **fields)
+    made = change(recipe("multigen", tmp_path), **fields)
     reader = open_reader(made, "train")
     samples = [reader.read(i) for i in range(len(reader))]
     assert [sample.text for sample in samples] == [f"caption {i}" for i in range(4)]
@@ -230,7 +230,7 @@ def test_tables_of_labelled_images_open_and_train(write, objectives, tmp_path):
     assert open_source(made, "train", CPU).batch(range(4)).label.tolist() == [7] * 4
     assert all(loss > 0 for loss in three_steps(objectives["c2i/llamagen_canny"], made))
     with pytest.raises(ValueError, match="give these tables a column control_canny"):
-        open_reader(replace(made, controls=str(tmp_path)), "train")
+        open_reader(change(made, controls=str(tmp_path)), "train")
 
 
 def test_labels_that_the_model_has_not_are_bad_samples(tmp_path, caplog):

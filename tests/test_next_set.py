@@ -13,7 +13,7 @@ from scar.attention import set_mask, set_of
 from scar.config import Sampling
 from scar.prefix import DropMask, Prefix, TextEmbedding
 from scar.presets import configure
-from scar.sampling import guidance_at
+from scar.sampling import guidance_schedule
 from scar.tokenizer import nearest
 from scar.weights.checkpoint import build_model, build_tokenizer
 
@@ -193,7 +193,7 @@ def test_a_stream_has_one_preview_a_scale_and_each_covers_the_image(parts, token
 
 
 def test_guidance_grows_from_one_to_its_full_value():
-    scales = [guidance_at(Sampling(2.5), index, 10, ramp=True) for index in range(10)]
+    scales = guidance_schedule(Sampling(2.5, guidance_ramp=True), 10).tolist()
     assert scales == pytest.approx([1 + 1.5 * index / 9 for index in range(10)])
 
 

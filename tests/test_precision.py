@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -13,7 +11,7 @@ from scar.presets import configure
 from scar.weights.checkpoint import build_tokenizer
 from train.loop import checkpoints, precision
 from train.loop.precision import resolve_precision, seconds_per_pass
-from train.recipe import load_recipe
+from train.recipe import change, load_recipe
 
 
 @pytest.fixture
@@ -34,17 +32,17 @@ def on_a_cpu_where(monkeypatch, fp32: float, bf16: float) -> None:
 
 
 def test_auto_is_the_default_and_given_precisions_stay(recipe):
-    assert recipe.precision == "auto"
+    assert recipe.compute.precision == "auto"
     for given in ("fp32", "bf16"):
-        assert resolve_precision(replace(recipe, precision=given)).precision == given
+        assert resolve_precision(change(recipe, precision=given)).compute.precision == given
     with pytest.raises(ValueError, match="precision must be auto, bf16 or fp32"):
-        replace(recipe, precision="fp16")
+        change(recipe, precision="fp16")
 
 
 @pytest.mark.parametrize(("bf16", "chosen"), [(0.5, "bf16"), (0.95, "fp32"), (2.0, "fp32")])
 def test_a_cpu_takes_the_faster_one_and_says_so(monkeypatch, recipe, capsys, bf16, chosen):
     on_a_cpu_where(monkeypatch, 1.0, bf16)
-    assert resolve_precision(recipe).precision == chosen
+    assert resolve_precision(recipe).compute.precision == chosen
     assert f"precision: {chosen}, measured on this CPU" in capsys.readouterr().out
 
 
@@ -63,7 +61,7 @@ def test_a_resumed_run_keeps_what_its_checkpoint_was_trained_with(
     checkpoints.save(tmp_path / "checkpoints", 1, {}, metadata, keep=2)
     checkpoints.save(tmp_path / "checkpoints", 2, {}, metadata, keep=2)
     (tmp_path / "checkpoints/step-00000002/trainer.json").write_text("{")
-    assert resolve_precision(recipe).precision == trained
+    assert resolve_precision(recipe).compute.precision == trained
 
 
 def test_the_measurement_measures():

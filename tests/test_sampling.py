@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from scar.config import Sampling
 from scar.sampling import (
     SamplingInputs,
     filter_top_k_top_p,
-    guidance_at,
+    guidance_schedule,
     guide,
     sample,
     sample_tokens,
@@ -25,8 +27,9 @@ def test_guidance_moves_from_unconditional_through_conditional():
 
 def test_ramp_starts_at_one_and_ends_at_the_scale():
     sampling = Sampling(guidance=5.0)
-    assert [guidance_at(sampling, i, 5, ramp=True) for i in range(5)] == [1, 2, 3, 4, 5]
-    assert {guidance_at(sampling, i, 5, ramp=False) for i in range(5)} == {5.0}
+    ramp = replace(sampling, guidance_ramp=True)
+    assert guidance_schedule(ramp, 5).tolist() == [1, 2, 3, 4, 5]
+    assert guidance_schedule(sampling, 5).tolist() == [5.0] * 5
 
 
 def test_top_k_keeps_the_k_largest():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from train.data.batch import RawBatch
 from train.objectives.reconstruction_loss import ReconstructionLoss, window
 from train.objectives.tokenizer import TokenizerObjective
 from train.objectives.tokenizer_start import start_from_patches, start_from_tokenizer
-from train.recipe import load_recipe
+from train.recipe import change, load_recipe
 
 PRESETS = ("toy-next-token", "toy-next-set")
 RECIPES = Path(__file__).parents[1] / "train" / "recipes"
@@ -202,7 +201,7 @@ def test_a_tokenizer_of_other_shapes_is_no_start(tmp_path):
 def test_the_foreground_counts_more():
     """Of two recipes that see the same error, the weighted one minds it inside the mask more."""
     model = {"tokenizer": {"codebook_size": 64, "autoencoder": autoencoder()}}
-    recipe = replace(load_recipe(RECIPES / "toy/tokenizer.yaml"), model=model)
+    recipe = change(load_recipe(RECIPES / "toy/tokenizer.yaml"), model=model)
     source = ToyScenes("train", 128, 8).batch(range(2))
     mask = torch.zeros_like(source.mask)
     mask[:, 32:64, 32:64] = True
@@ -210,8 +209,8 @@ def test_the_foreground_counts_more():
 
     def error(foreground: float, place: slice) -> float:
         torch.manual_seed(0)
-        config = configure(recipe.preset, recipe.model)
-        objective = TokenizerObjective(replace(recipe, foreground=foreground), config).eval()
+        config = recipe.model
+        objective = TokenizerObjective(change(recipe, foreground=foreground), config).eval()
         exact = objective.tokenizer.reconstruct
 
         def spoilt(images, continuous):
@@ -230,10 +229,10 @@ def test_the_foreground_counts_more():
 @pytest.mark.parametrize("recipe", ["toy/decoder", "toy/decoder_next_set"])
 def test_a_decoder_learns_while_its_tokens_stay(recipe):
     model = {"tokenizer": {"codebook_size": 64, "autoencoder": autoencoder()}}
-    recipe = replace(load_recipe(RECIPES / f"{recipe}.yaml"), model=model, init="")
+    recipe = change(load_recipe(RECIPES / f"{recipe}.yaml"), model=model, init="")
     raw = ToyScenes("train", 128, 8).batch(range(2))
     torch.manual_seed(0)
-    objective = TokenizerObjective(recipe, configure(recipe.preset, recipe.model)).train()
+    objective = TokenizerObjective(recipe, recipe.model).train()
     tokenizer = objective.tokenizer
     shown = images(tokenizer.config)
     tokens, decoded = tokenizer.encode(shown), tokenizer.decode(tokenizer.encode(shown))

@@ -55,9 +55,9 @@ def _recipes(words: list[str]) -> list[Recipe]:
     recipes = [resolve_precision(recipe) for recipe in recipes]
     if not recipes:
         raise ValueError("name a recipe first; recipes are in train/recipes/")
-    if len({recipe.out for recipe in recipes}) < len(recipes):
+    if len({recipe.run.out for recipe in recipes}) < len(recipes):
         raise ValueError("several recipes would write to one folder; leave out= to each of them")
-    if len({recipe.precision for recipe in recipes}) > 1:
+    if len({recipe.compute.precision for recipe in recipes}) > 1:
         raise ValueError("recipes that follow one another need the same precision")
     if len(recipes) > 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("several processes train one recipe at a time")
@@ -79,20 +79,20 @@ def train(recipe: Recipe) -> Path | None:
     source = open_source(recipe, "train", accelerator.device)
     recipe = scheduled(recipe, source)
     validation = (
-        open_source(recipe, "validation", accelerator.device) if recipe.grid_every else None
+        open_source(recipe, "validation", accelerator.device) if recipe.run.grid_every else None
     )
     state, ddp_model, start = prepare(recipe, accelerator, source)
     objective, optimizers, ema, _ = state
     trainable = objective.trainable()
-    report = Report(Path(recipe.out), recipe, start) if accelerator.is_main_process else None
-    bar = tqdm(total=recipe.steps, initial=start, disable=report is None, smoothing=0.05)
+    report = Report(Path(recipe.run.out), recipe, start) if accelerator.is_main_process else None
+    bar = tqdm(total=recipe.schedule.steps, initial=start, disable=report is None, smoothing=0.05)
     step, bad = start, 0
 
     with _Stop() as stop:
-        while step < recipe.steps and not stop.agreed(accelerator):
+        while step < recipe.schedule.steps and not stop.agreed(accelerator):
             set_rate(recipe, optimizers, step)
             losses = gradients(recipe, accelerator, ddp_model, source, step)
-            norm = float(accelerator.clip_grad_norm_(trainable.parameters(), recipe.clip))
+            norm = float(accelerator.clip_grad_norm_(trainable.parameters(), recipe.optimizer.clip))
             finite = math.isfinite(norm)
             bad = 0 if finite else bad + 1
             if bad == BAD_STEPS_ALLOWED:
@@ -103,15 +103,15 @@ def train(recipe: Recipe) -> Path | None:
             step += 1
             bar.update()
 
-            if step % recipe.log_every == 0:
+            if step % recipe.run.log_every == 0:
                 losses = mean_over_processes(accelerator, losses)
                 if report:
                     scalars = {"norm": norm, "rate": rate(recipe, step - 1), "skipped": not finite}
                     report.log(step, losses, scalars, bar)
-            if report and validation and step % recipe.grid_every == 0:
+            if report and validation and step % recipe.run.grid_every == 0:
                 with ema.applied(trainable):
                     report.validate(step, objective, validation, accelerator.autocast)
-            if finite and (step % recipe.save_every == 0 or step == recipe.steps):
+            if finite and (step % recipe.run.save_every == 0 or step == recipe.schedule.steps):
                 save(recipe, accelerator, step, state)
 
     final = _finish(recipe, accelerator, state, step)
@@ -125,10 +125,10 @@ def train(recipe: Recipe) -> Path | None:
 
 def _finish(recipe: Recipe, accelerator: Accelerator, state: TrainState, step: int) -> Path | None:
     """Export the weights of a run that has come to its end; else save what it resumes from."""
-    if step < recipe.steps:
+    if step < recipe.schedule.steps:
         save(recipe, accelerator, step, state)
         return None
-    final = Path(recipe.out) / "final"
+    final = Path(recipe.run.out) / "final"
     export(recipe, accelerator, state, final)
     return final
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,7 +20,7 @@ from train.data.sources import open_source
 from train.loop.precision import resolve_precision
 from train.objectives.build import build_objective
 from train.protocols import Objective, Source
-from train.recipe import Recipe, bounded_seed, load_recipe
+from train.recipe import Recipe, bounded_seed, change, load_recipe
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,13 +46,13 @@ def compare(recipe: Recipe, folder: Path, steps: int) -> None:
             recipe; or the recipe's data or tokenizer are missing.
     """
     recipe = resolve_precision(recipe)
-    images = replace(recipe, extracted="")
-    read = replace(recipe, extracted=str(folder))
+    images = change(recipe, extracted="")
+    read = change(recipe, extracted=str(folder))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.manual_seed(bounded_seed(recipe.seed))
+    torch.manual_seed(bounded_seed(recipe.run.seed))
     objective = build_objective(recipe).to(device, memory_format=torch.channels_last)
     sources = [open_source(each, "train", device) for each in (images, read)]
-    stored = read_layout(folder).examples // recipe.batch_size
+    stored = read_layout(folder).examples // recipe.schedule.batch_size
     if not 0 < steps < stored:
         raise ValueError(f"{folder} holds {stored} batches; --steps must be from 1 to {stored - 1}")
     (slow, losses), (fast, others) = (_run(recipe, objective, each, steps) for each in sources)
@@ -70,18 +69,19 @@ def _run(
     recipe: Recipe, objective: Objective, source: Source, steps: int
 ) -> tuple[float, list[dict[str, float]]]:
     """Examples per second, the first step left out; and the losses of every step by name."""
+    size, bf16 = recipe.schedule.batch_size, recipe.compute.precision == "bf16"
     losses = []
     for step in range(steps + 1):
         if step == 1:
             start = time.perf_counter()
-        torch.manual_seed(bounded_seed(recipe.seed + step))
-        raw = source.batch(range(step * recipe.batch_size, (step + 1) * recipe.batch_size))
-        with torch.autocast(raw.label.device.type, torch.bfloat16, recipe.precision == "bf16"):
+        torch.manual_seed(bounded_seed(recipe.run.seed + step))
+        raw = source.batch(range(step * size, (step + 1) * size))
+        with torch.autocast(raw.label.device.type, torch.bfloat16, bf16):
             terms = objective(raw, step)
         sum(terms.values()).backward()
         objective.zero_grad(set_to_none=True)
         losses.append({name: float(term.detach()) for name, term in terms.items()})
-    return steps * recipe.batch_size / (time.perf_counter() - start), losses
+    return steps * size / (time.perf_counter() - start), losses
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ from preprocessors import PREPROCESSORS
 from scar.config import ScarConfig
 from scar.cross_entropy import LOGITS
 from scar.encoder import ENCODERS, VisualEncoder, feature_shape
-from scar.presets import configure
 from scar.text import TEXT_ENCODERS, TextEncoder
 from scar.weights.checkpoint import build_model, build_tokenizer
 from scar.weights.pins import ENCODER_PINS
@@ -67,20 +66,20 @@ def dry_run(recipe: Recipe) -> None:
     Raises:
         ValueError: the recipe itself is wrong; missing files are printed, not raised.
     """
-    config = configure(recipe.preset, recipe.model)
+    config = recipe.model
     print(recipe.about.strip())
     if recipe.objective == "tokenizer":
         count = _count(build_tokenizer, config.tokenizer)
         print(f"\ntrained      tokenizer {count:,}")
     else:
         size = measure(config, needless(recipe))
-        if recipe.train_only == "prefix":
+        if recipe.weights.train_only == "prefix":
             size = with_frozen_backbone(size)
         _print_sizes(size)
         _print_memory(recipe, config, size)
     steps = _print_schedule(recipe)
     if recipe.objective == "scar" and steps:
-        operations = operations_per_example(size) * recipe.batch_size * steps
+        operations = operations_per_example(size) * recipe.schedule.batch_size * steps
         print(f"operations   {operations:.2g} in all")
     found = missing(recipe, config)
     print("\nmissing      " + ("\n             ".join(found) or "nothing"))
@@ -119,14 +118,14 @@ def with_frozen_backbone(size: Size) -> Size:
 def memory_per_process(recipe: Recipe, config: ScarConfig, size: Size, examples: int) -> float:
     """Bytes, for `examples` in one micro-batch of one process."""
     backbone, trained = config.backbone, sum(size.trained.values())
-    weights = (BYTES_TRAINED + BYTES_MOMENTS[recipe.optimizer]) * trained
+    weights = (BYTES_TRAINED + BYTES_MOMENTS[recipe.optimizer.name]) * trained
     weights += BYTES_FROZEN * sum(size.frozen.values())
-    if recipe.ema:  # of the whole model, frozen or not
+    if recipe.optimizer.ema:  # of the whole model, frozen or not
         weights += BYTES_AVERAGE * (trained + size.frozen.get("backbone", 0))
     kept = BYTES_ACTIVATION * backbone.layers
-    if recipe.gradient_checkpointing:
+    if recipe.compute.gradient_checkpointing:
         kept = BYTES_INPUT * backbone.layers + BYTES_ACTIVATION  # one layer at a time is whole
-    wider = 1 if recipe.precision == "bf16" else 2
+    wider = 1 if recipe.compute.precision == "bf16" else 2
     layers = examples * kept * wider * backbone.width * size.sequence
     logits = min(examples * size.tokens * config.tokenizer.codebook_size, LOGITS)
     return weights + layers + BYTES_LOGIT * logits
@@ -153,33 +152,33 @@ def missing(recipe: Recipe, config: ScarConfig) -> list[str]:
     """A sentence for each thing the run needs that is not on this machine."""
     found = []
     for field in ("tokenizer", "init"):
-        folder = getattr(recipe, field)
+        folder = getattr(recipe.weights, field)
         if folder and not any(Path(folder).glob("*.safetensors")):
             found.append(f"{field}: no weights in {folder}; see train/README.md")
     if recipe.objective == "scar":
         found += _missing_encoders(config, needless(recipe))
     stored = _stored(recipe)
     whole = bool(stored and stored.whole)
-    if recipe.extracted and not stored:
-        found.append(f"extracted: {recipe.extracted} is empty; run python -m train.extract")
-    elif recipe.data != "toy":
-        wanted = {"train": not whole, "validation": bool(recipe.grid_every)}
+    if recipe.data.extracted and not stored:
+        found.append(f"extracted: {recipe.data.extracted} is empty; run python -m train.extract")
+    elif recipe.data.kind != "toy":
+        wanted = {"train": not whole, "validation": bool(recipe.run.grid_every)}
         for split in (split for split, needed in wanted.items() if needed):
             try:
                 open_reader(recipe, split)
             except ValueError as error:
                 found.append(f"data, {split}: {error}")
-    if recipe.control and not recipe.controls and not whole and recipe.data != "toy":
-        status = PREPROCESSORS[recipe.control].status(recipe.detector)
-        stand_in = status.backend == "embedded" and recipe.detector == "auto"
+    if recipe.data.control and not recipe.data.controls and not whole and recipe.data.kind != "toy":
+        status = PREPROCESSORS[recipe.data.control].status(recipe.data.detector)
+        stand_in = status.backend == "embedded" and recipe.data.detector == "auto"
         if status.state != "ready" or stand_in:
-            found.append(f"{recipe.control} detector, should maps be drawn: {status.reason}")
+            found.append(f"{recipe.data.control} detector, should maps be drawn: {status.reason}")
     return found
 
 
 def _stored(recipe: Recipe) -> Layout | None:
-    there = recipe.extracted and (Path(recipe.extracted) / RECORD).is_file()
-    return read_layout(Path(recipe.extracted)) if there else None
+    there = recipe.data.extracted and (Path(recipe.data.extracted) / RECORD).is_file()
+    return read_layout(Path(recipe.data.extracted)) if there else None
 
 
 def _missing_encoders(config: ScarConfig, without: frozenset[str]) -> list[str]:
@@ -216,25 +215,26 @@ def _print_sizes(size: Size) -> None:
 def _print_memory(recipe: Recipe, config: ScarConfig, size: Size) -> None:
     print("memory       estimated, without what a framework reserves, per process")
     for processes in (1, 8):
-        examples = max(1, recipe.batch_size // (recipe.accumulate * processes))
+        examples = max(1, recipe.schedule.batch_size // (recipe.schedule.accumulate * processes))
         amount = memory_per_process(recipe, config, size, examples) / 2**30
         print(f"             {processes} x {examples} examples: {amount:.1f} GiB")
 
 
 def _print_schedule(recipe: Recipe) -> int:
     """Returns the steps; 0 when they depend on data that are not there."""
-    if not recipe.epochs:
-        print(f"steps        {recipe.steps:,} of {recipe.batch_size} examples")
-        return recipe.steps
+    schedule = recipe.schedule
+    if not schedule.epochs:
+        print(f"steps        {schedule.steps:,} of {schedule.batch_size} examples")
+        return schedule.steps
     try:
         stored = _stored(recipe)
         reader = range(stored.examples) if stored else open_reader(recipe, "train")
     except ValueError:
-        print(f"steps        {recipe.epochs:g} epochs of data that are not there yet")
+        print(f"steps        {schedule.epochs:g} epochs of data that are not there yet")
         return 0
-    steps = scheduled(recipe, reader).steps
+    steps = scheduled(recipe, reader).schedule.steps
     print(
-        f"steps        {steps:,} of {recipe.batch_size} examples: {recipe.epochs:g} epochs of "
+        f"steps        {steps:,} of {schedule.batch_size} examples: {schedule.epochs:g} epochs of "
         f"{len(reader):,}"
     )
     return steps

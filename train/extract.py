@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -21,7 +21,6 @@ from tqdm import tqdm
 
 from scar.config import ScarConfig
 from scar.frozen import FrozenEncoders
-from scar.presets import configure
 from scar.weights.checkpoint import load_tokenizer
 from train.command import exit_code
 from train.data.extracted import (
@@ -38,7 +37,7 @@ from train.data.sources import open_source
 from train.loop.precision import resolve_precision
 from train.objectives.frozen import NETWORKS
 from train.objectives.scar import encode_batch
-from train.recipe import Recipe, load_recipe
+from train.recipe import Recipe, change, load_recipe
 
 SHARD = 256  # examples in a file: about 0.8 GB of DINOv2-B features at 448 px in bf16
 
@@ -100,8 +99,8 @@ def extract(
     _check(recipe, examples, what)
     state = PartialState(cpu=not torch.cuda.is_available())
     recipe = resolve_precision(recipe)
-    config = configure(recipe.preset, recipe.model)
-    source = open_source(replace(recipe, extracted=""), "train", state.device)
+    config = recipe.model
+    source = open_source(change(recipe, extracted=""), "train", state.device)
     count = examples or passes * len(source)
     parts = [part for part in PARTS if part in what]
     layout = Layout(facts_of(recipe, config), count, shard, dtype, parts, source.fingerprint())
@@ -111,15 +110,17 @@ def extract(
         for number in range(state.process_index, layout.shards, state.num_processes)
         if not shard_path(folder, number).is_file()
     ]
-    size = recipe.batch_size // (recipe.accumulate * state.num_processes) or 1
+    size = recipe.schedule.batch_size // (recipe.schedule.accumulate * state.num_processes) or 1
     frozen = _frozen(recipe, config, layout, state.device)
     for number in tqdm(todo, desc="shards", disable=not state.is_main_process):
         indices = layout.indices(number)
         pieces = [indices[first : first + size] for first in range(0, len(indices), size)]
         batches = []
         for raw in map(source.batch, pieces):  # outside of autocast, as in the loop
-            with torch.autocast(state.device.type, torch.bfloat16, recipe.precision == "bf16"):
-                batches.append(encode_batch(frozen, raw, recipe.foreground))
+            with torch.autocast(
+                state.device.type, torch.bfloat16, recipe.compute.precision == "bf16"
+            ):
+                batches.append(encode_batch(frozen, raw, recipe.losses.foreground))
         write_shard(shard_path(folder, number), batches, layout)
 
 
@@ -128,9 +129,9 @@ def _check(recipe: Recipe, examples: int | None, what: Sequence[str]) -> None:
         raise ValueError("only recipes with objective scar have something to extract")
     if not {"tokens"} <= set(what) <= set(PARTS):
         raise ValueError(f"what to extract is tokens and perhaps others of {', '.join(PARTS)}")
-    if recipe.data == "toy" and set(what) != set(PARTS):
+    if recipe.data.kind == "toy" and set(what) != set(PARTS):
         raise ValueError("toy data are extracted whole: --what is for data on disk")
-    if recipe.data == "toy" and examples is None:
+    if recipe.data.kind == "toy" and examples is None:
         raise ValueError("toy data have no end: say --examples")
 
 
@@ -138,7 +139,7 @@ def _frozen(
     recipe: Recipe, config: ScarConfig, layout: Layout, device: torch.device
 ) -> FrozenEncoders:
     """The networks whose outputs are stored."""
-    tokenizer = load_tokenizer(config.tokenizer, Path(recipe.tokenizer))
+    tokenizer = load_tokenizer(config.tokenizer, Path(recipe.weights.tokenizer))
     without = frozenset(name for part, name in NETWORKS.items() if part not in layout.what)
     frozen = FrozenEncoders(config, tokenizer, without=without)
     # The memory format of the loop: bf16 convolutions round by it.

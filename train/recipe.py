@@ -1,177 +1,176 @@
-"""A training run as data: one frozen dataclass, read from YAML, overridden by key=value."""
+"""A training run as data: nested frozen dataclasses, read from YAML, overridden by key=value.
+
+A recipe is resolved when it is loaded: its base, the overrides, and the preset with its changes,
+so `recipe.model` is the whole config of the model.
+"""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sized
-from dataclasses import dataclass, field, fields, replace
+import dataclasses
+import re
+import typing
+from collections.abc import Sequence, Sized
 from math import ceil
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, Literal
 
 import yaml
+from pydantic import Field
+
+from scar.config import ScarConfig
+from scar.errors import ConfigError
+from scar.presets import preset_dict
+from scar.validation import did_you_mean, from_dict, merged, to_dict, validated
+from train.sections import (
+    ComputeConfig,
+    DataConfig,
+    DropConfig,
+    LossesConfig,
+    MayChange,
+    OptimizerConfig,
+    RunConfig,
+    ScheduleConfig,
+    TokenizerTraining,
+    WeightsConfig,
+)
 
 
-@dataclass(frozen=True)
+@validated
 class Recipe:
     """Everything that decides a run. Paths are relative to where the command is run."""
 
-    objective: str  # tokenizer | scar
+    objective: Literal["tokenizer", "scar"]
     preset: str  # a key of scar.presets.PRESETS
-    out: str  # folder for checkpoints, logs and grids
-    about: str = ""  # what the run costs and gives, in a sentence or two
-    model: dict = field(default_factory=dict)  # fields of the preset to replace, nested
-
-    # Data
-    data: str = "toy"  # toy | imagenet | multigen | seed-edit
-    folder: str = ""  # where the data lie (all but toy); layouts are in train/README.md
-    control: str = ""  # which map is the condition: canny | depth | hed | sketch | lineart
-    controls: str = ""  # folder of maps made beforehand (imagenet); "": drawn while training
-    # auto takes the small embedded network where a detector's weights are not on this machine.
-    detector: str = "auto"  # who draws maps while training: auto | real | embedded
-    images: str = ""  # folder that paths in tables are relative to; "": the table's own
-    # Which column holds what, where the names are others: {instruction: edit, control: my_map}.
-    columns: dict = field(default_factory=dict)
-    validation_folder: str = ""  # where validation data lie; "": files called validation* in folder
-    # Share of the examples that become validation data where there are none, 512 at most.
-    holdout: float = 0.02
-    allow_data_change: bool = False  # resume with other data than the run was stopped with
-    extracted: str = ""  # folder that `python -m train.extract` filled; read instead of images
-    size: int = 256  # pixels a side
-    fit: str = "crop"  # crop: a square out of the image | squash: the whole image, distorted
-    enlarge: float = 1.0  # the square is 1 / enlarge of the short side, at random in training
-    flip: float = 0.0  # share of examples mirrored; instructions say left and right
-    workers: int = 4  # threads that read, decode and draw maps, per process
-    objects: int = 48  # ToyScenes vocabulary
-    wild: float = 0.5  # share of ToyScenes training scenes beyond its places; 0: the plain world
-    tasks: dict = field(default_factory=lambda: {"edit": 1.0})  # task -> share of examples
-
-    # What the run starts from
-    tokenizer: str = ""  # folder of a trained tokenizer (objective scar)
-    init: str = ""  # folder of a checkpoint whose weights are the start; fresh parts are named
-    # Conditions of `init` that this model does without, such as conditioner.class_table.
-    init_ignore: list = field(default_factory=list)
-    # prefix: the backbone stays as `init` has it; what the prefix is made of and read by learns.
-    train_only: str = ""  # "": everything | prefix
-
-    # Schedule
-    steps: int = 1000
-    epochs: float = 0.0  # passes over the data; 0: `steps` decides
-    batch_size: int = 32  # examples per optimiser step, over all processes
-    accumulate: int = 1  # micro-batches per step
-    learning_rate: float = 1e-4
-    warmup: int = 0  # steps from 0 to the full rate
-    decay: str = "constant"  # constant | cosine, to a tenth | linear, to zero
-
-    # Optimiser
-    # muon moves matrices, AdamW the rest; adamw8bit keeps moments in 8 bits (bitsandbytes).
-    optimizer: str = "adamw"  # adamw | adamw8bit | muon
-    fused: bool = False  # AdamW as one kernel: the same steps up to rounding
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.05  # on the weights of linear, convolution and embedding layers
-    clip: float = 1.0  # gradient norm
-    ema: float = 0.999  # decay of the averaged weights; 0 keeps none
-    # auto: bf16 on CUDA; on a CPU the faster one, measured at the start (train/loop/precision.py).
-    precision: str = "auto"  # auto | bf16 (autocast) | fp32
-
-    # Memory and speed; what is learned stays the same
-    gradient_checkpointing: bool = False  # blocks keep their input and run again in the backward
-    compile: bool = False  # torch.compile of the transformer
-
-    # Conditions dropped for guidance: shares of examples
-    drop_both: float = 0.05
-    drop_image: float = 0.05
-    drop_text: float = 0.05
-
-    # Share of the examples of a step whose tokens are left out: the prefix alone, which decides
-    # L_pres, L_align and L_region, costs about a quarter of a whole example.
-    prefix_only: float = 0.0
-
-    # Losses
-    foreground: float = 0.0  # extra weight inside the edit mask, of tokens or of pixels
-    perceptual: float = 1.0  # weight of the feature distance (tokenizer)
-    close_up: float = 0.0  # weight of the same on the edit mask's box, enlarged (tokenizer)
-    adversarial: float = 0.0  # weight of a critic of the enlarged boxes (tokenizer)
-    # Of so many images one is judged: all of them can cost more than the tokenizer itself.
-    judged_every: int = 4
-    commitment: float = 0.25  # weight of |z - sg(code)|^2 (tokenizer)
-    patch_start: int = 0  # examples whose patches start the tokenizer's linear shortcut; 0: none
-    train_encoder: bool = True  # False: the tokens stay as started, the decoder learns (tokenizer)
-    spread: float = 0.0  # weight that keeps the latents in all their dimensions (tokenizer)
-    continuous: int = 0  # steps over which the quantiser is phased in (tokenizer)
-
-    seed: int = 0
-    log_every: int = 10
-    save_every: int = 500
-    keep: int = 2  # checkpoints kept
-    grid_every: int = 500  # picture grids of fixed validation examples; 0: none
-    wandb: str = ""  # project of Weights & Biases to log to as well; "": none
-    threads: int = 0  # CPU threads; 0: torch's choice
+    model: ScarConfig  # the preset; a file holds only the fields that it replaces
+    run: RunConfig
+    about: MayChange[str] = ""  # what the run costs and gives, in a sentence or two
+    data: DataConfig = Field(default_factory=DataConfig)
+    weights: WeightsConfig = WeightsConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    drop: DropConfig = DropConfig()
+    losses: LossesConfig = LossesConfig()
+    tokenizer_training: TokenizerTraining = TokenizerTraining()
+    compute: ComputeConfig = ComputeConfig()
 
     def __post_init__(self) -> None:
-        shares = self.drop_both + self.drop_image + self.drop_text
-        checks = {
-            "objective must be tokenizer or scar": self.objective in ("tokenizer", "scar"),
-            "batch_size must be a multiple of accumulate": self.batch_size % self.accumulate == 0,
-            "decay must be constant, cosine or linear": self.decay
-            in ("constant", "cosine", "linear"),
-            "optimizer must be adamw, adamw8bit or muon": self.optimizer
-            in ("adamw", "adamw8bit", "muon"),
-            "fused is for the optimizers adamw and muon": not self.fused
-            or self.optimizer != "adamw8bit",
-            "gradient_checkpointing and compile are for transformers, objective scar": not (
-                self.objective == "tokenizer" and (self.gradient_checkpointing or self.compile)
-            ),
-            "precision must be auto, bf16 or fp32": self.precision in ("auto", "bf16", "fp32"),
-            "the drop shares must lie in [0, 1] together": 0 <= shares <= 1,
-            "keep must be at least 2": self.keep >= 2,
-            "detector must be auto, real or embedded": self.detector
-            in ("auto", "real", "embedded"),
-            "train_only must be empty or prefix": self.train_only in ("", "prefix"),
-            "train_only: prefix needs init, the backbone that stays, and objective scar": bool(
-                not self.train_only or (self.init and self.objective == "scar")
-            ),
-            "fit must be crop or squash": self.fit in ("crop", "squash"),
-            "enlarge must be 1 or more": self.enlarge >= 1,
-            "holdout must lie in [0, 0.5]": 0 <= self.holdout <= 0.5,
-            "columns must name a column for each role": all(
-                isinstance(name, str) for name in self.columns.values()
-            ),
-            "flip must lie in [0, 1]": 0 <= self.flip <= 1,
-            "prefix_only must be 0 or more, and below 1": 0 <= self.prefix_only < 1,
-            "wild must lie in [0, 1]": 0 <= self.wild <= 1,
-            "epochs must be 0 or more": self.epochs >= 0,
-            "toy data have no end: set steps, not epochs": not (self.epochs and self.data == "toy"),
-        }
-        for message, holds in checks.items():
-            if not holds:
-                raise ValueError(f"recipe: {message}")
+        size, reads = self.data.size, self.model.tokenizer.image_size
+        if size != reads:
+            raise ValueError(
+                f"data.size is {size}, but the tokenizer of {self.preset} reads images of {reads}"
+            )
+        if self.schedule.batch_size % self.schedule.accumulate:
+            raise ValueError("batch_size must be a multiple of accumulate")
+        if self.schedule.epochs and self.data.kind == "toy":
+            raise ValueError("toy data have no end: set steps, not epochs")
+        if self.weights.train_only and not (self.weights.init and self.objective == "scar"):
+            raise ValueError(
+                "train_only: prefix needs init, the backbone that stays, and objective scar"
+            )
+        if self.objective == "tokenizer" and (
+            self.compute.gradient_checkpointing or self.compute.compile
+        ):
+            raise ValueError(
+                "gradient_checkpointing and compile are for transformers, objective scar"
+            )
+
+    @staticmethod
+    def upgraded(data: dict) -> dict:
+        """`data` in sections and with its model whole, whichever version wrote it."""
+        data = sectioned(data)
+        preset, changes = data.get("preset"), data.get("model", {})
+        if not (isinstance(preset, str) and isinstance(changes, dict)):
+            return data
+        data["model"] = preset_dict(preset, changes)
+        framing = data.setdefault("data", {})
+        tokenizer = data["model"].get("tokenizer")
+        if not framing.get("size") and isinstance(tokenizer, dict):
+            framing["size"] = tokenizer.get("image_size")
+        return data
 
 
-def load_recipe(path: str | Path, overrides: list[str] = ()) -> Recipe:
-    """Read a YAML recipe and apply `key=value` overrides (dots reach into `model` and `tasks`).
+_FIELDS = typing.get_type_hints(Recipe, include_extras=True)
+_SECTIONS = {
+    name: typing.get_type_hints(hint, include_extras=True)
+    for name, hint in _FIELDS.items()
+    if dataclasses.is_dataclass(hint) and hint is not ScarConfig
+}
+# Recipes had no sections once; these names were others, the rest is found in its section.
+_RENAMED = {
+    "data": ("data", "kind"),
+    "allow_data_change": ("data", "allow_change"),
+    "optimizer": ("optimizer", "name"),
+    **{f"drop_{what}": ("drop", what) for what in ("both", "image", "text")},
+}
+_SHORT = _RENAMED | {
+    name: (section, name)
+    for section, names in _SECTIONS.items()
+    for name in names
+    if (section, name) not in _RENAMED.values()
+}
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a YAML recipe and apply `key=value` overrides: `optimizer.learning_rate=1e-4`,
+    `model.backbone.layers=2`, or without the section, `learning_rate=1e-4`.
 
     A recipe may name another one of its folder as `base`: it has all fields of that one but those
     it sets itself.
 
     Raises:
-        ValueError: the file is missing, is not a mapping, or names an unknown or ill-typed key.
+        ConfigError: the file is missing, is not a mapping, names an unknown key, or has a value
+            that is not allowed.
     """
     return make_recipe(_read(Path(path)), overrides)
 
 
-def make_recipe(data: dict, overrides: list[str] = ()) -> Recipe:
+def make_recipe(data: dict, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe of these fields, with `key=value` overrides; raises as `load_recipe`."""
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals:
-            raise ValueError(f"{override!r} is not key=value")
-        *parents, last = key.split(".")
-        target = data
-        for parent in parents:
-            target = target.setdefault(parent, {})
-        target[last] = yaml.safe_load(text)
-    return _build(data)
+    try:
+        data = sectioned(data)
+        for override in overrides:
+            key, equals, text = override.partition("=")
+            if not equals:
+                raise ConfigError(f"{override!r} is not key=value")
+            _set(data, key, yaml.load(text, _Loader))
+        return from_dict(Recipe, data)
+    except ConfigError as error:
+        raise ConfigError(f"recipe: {error}") from None
+
+
+def change(recipe: Recipe, **fields: Any) -> Recipe:
+    """The recipe with fields replaced, named as in overrides; `model` is changes of the preset."""
+    data = to_dict(recipe)
+    for key, value in fields.items():
+        _set(data, key, value)
+    return make_recipe(data)
+
+
+def value_of(recipe: Recipe, name: str) -> Any:
+    """A field by its name without the section."""
+    section, field = _SHORT[name]
+    return getattr(getattr(recipe, section), field)
+
+
+def sectioned(data: dict) -> dict:
+    """A recipe's fields in their sections; raises ConfigError for an unknown key."""
+    result: dict = {}
+    for key, value in data.items():
+        if key in _SECTIONS and isinstance(value, dict):
+            result[key] = result.get(key, {}) | value
+        else:
+            _set(result, key, value)
+    return result
+
+
+def changed_fields(recipe: Recipe, before: dict) -> list[str]:
+    """Names of the fields that a run with the recipe `before`, in any version's form, had
+    otherwise, but for those that may change when it resumes."""
+    known = {key: value for key, value in before.items() if key in _FIELDS or key in _SHORT}
+    now, then = _flat(to_dict(recipe)), _flat(Recipe.upgraded(known))
+    free = {name for name, hint in _FIELDS.items() if _may_change(hint)}
+    free |= {f"{s}.{n}" for s, names in _SECTIONS.items() for n in names if _may_change(names[n])}
+    return [name for name in now if now[name] != then.get(name, now[name]) and name not in free]
 
 
 def bounded_seed(seed: int) -> int:
@@ -181,45 +180,74 @@ def bounded_seed(seed: int) -> int:
 
 def scheduled(recipe: Recipe, source: Sized) -> Recipe:
     """The recipe with its epochs over `source` as steps; the last one may reach into the next."""
-    if not recipe.epochs:
+    if not recipe.schedule.epochs:
         return recipe
-    return replace(recipe, steps=ceil(recipe.epochs * len(source) / recipe.batch_size))
+    steps = ceil(recipe.schedule.epochs * len(source) / recipe.schedule.batch_size)
+    return change(recipe, steps=steps)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads 1e-4 as text; this one reads it as a number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
 
 
 def _read(path: Path) -> dict:
+    """The fields of a file and of its base, in sections."""
     if not path.is_file():
-        raise ValueError(f"recipe {path} does not exist; recipes are in train/recipes/")
+        raise ConfigError(f"recipe {path} does not exist; recipes are in train/recipes/")
     try:
-        data = yaml.safe_load(path.read_text("utf-8-sig"))
+        data = yaml.load(path.read_text("utf-8-sig"), _Loader)
     except yaml.YAMLError as error:
-        raise ValueError(f"recipe {path} is not YAML: {error}") from None
+        raise ConfigError(f"recipe {path} is not YAML: {error}") from None
     if not isinstance(data, dict):
-        raise ValueError(f"recipe {path} must be a mapping of fields")
+        raise ConfigError(f"recipe {path} must be a mapping of fields")
     base = data.pop("base", None)
-    return _read(path.parent / base) | data if base else data
+    own = sectioned(data)
+    return _over(_read(path.parent / base), own) if base else own
 
 
-def _build(data: dict) -> Recipe:
-    known = {f.name for f in fields(Recipe)}
-    hints = get_type_hints(Recipe)
-    values = {}
+def _over(base: dict, own: dict) -> dict:
+    """`own` over its base: fields of sections one by one, those of the model at any depth."""
+    result = base | own
+    for key in base.keys() & own.keys():
+        if key == "model":
+            result[key] = merged(base[key], own[key])
+        elif key in _SECTIONS:
+            result[key] = base[key] | own[key]
+    return result
+
+
+def _set(data: dict, key: str, value: Any) -> None:
+    """Set a field by its name, which may have dots or lack the section."""
+    first, *rest = str(key).split(".")
+    if first in _SHORT and not (first in _SECTIONS and rest):
+        path = [*_SHORT[first], *rest]
+    elif first in _FIELDS:
+        path = [first, *rest]
+    else:
+        raise ConfigError(f"unknown key {key!r}{did_you_mean(str(key), [*_FIELDS, *_SHORT])}")
+    *parents, last = path
+    for parent in parents:
+        data = data.setdefault(parent, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"{parent} has no fields, so {key!r} cannot be set")
+    data[last] = value
+
+
+def _flat(data: dict, path: str = "") -> dict:
+    """Fields by dotted names; shares of tasks and names of columns are values."""
+    result = {}
     for key, value in data.items():
-        if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"recipe: unknown key {key!r}{hint}")
-        values[key] = _typed(key, hints[key], value)
-    return Recipe(**values)
+        nested = isinstance(value, dict) and key not in ("tasks", "columns")
+        result |= _flat(value, f"{path}{key}.") if nested else {f"{path}{key}": value}
+    return result
 
 
-def _typed(key: str, kind: type, value):
-    if key == "betas":
-        return tuple(float(beta) for beta in value)
-    if kind is float:
-        try:
-            return float(value)  # YAML reads 1e-4 as a string and 1 as an int
-        except (TypeError, ValueError):
-            raise ValueError(f"recipe: {key} must be a number, not {value!r}") from None
-    if type(value) is not kind:
-        raise ValueError(f"recipe: {key} must be {kind.__name__}, not {value!r}")
-    return value
+def _may_change(hint: Any) -> bool:
+    return "may change" in getattr(hint, "__metadata__", ())

@@ -15,7 +15,7 @@ from PIL import Image
 
 from train.data.batch import RawBatch
 from train.data.sources import open_source
-from train.recipe import Recipe
+from train.recipe import Recipe, make_recipe
 
 CPU = torch.device("cpu")
 
@@ -35,7 +35,9 @@ def encoded(image: Image.Image) -> bytes:
 
 def recipe(data: str, folder: Path, **fields) -> Recipe:
     fields = {"size": 64, "workers": 2, "detector": "embedded", "control": "canny"} | fields
-    return Recipe("scar", "llamagen-l-c2i", "", data=data, folder=str(folder), **fields)
+    model = {"tokenizer": {"image_size": fields["size"]}}
+    start = {"objective": "scar", "preset": "llamagen-l-c2i", "model": model, "out": ""}
+    return make_recipe(start | {"data": data, "folder": str(folder)} | fields)
 
 
 def read(made: Recipe, indices=range(4), split: str = "train") -> RawBatch:

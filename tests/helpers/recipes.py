@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from scar.presets import configure
 from scar.weights.checkpoint import build_model, build_tokenizer, save_model, save_tokenizer
-from train.recipe import Recipe, load_recipe
+from train.recipe import Recipe, change, load_recipe
 
 RECIPES = Path("train/recipes")
 # One encoder and text encoder that packages carry, and the published shapes made small.
@@ -35,7 +34,7 @@ def tiny(path: Path, root: Path, **fields) -> Recipe:
         model["condition"] = {}
     if "var" in name(path):
         model["tokenizer"] = TINY_TOKENIZER | {"scales": [1, 2, 4]}
-    data = {"imagenet": "images", "multigen": "multigen", "seed-edit": "edits"}[recipe.data]
+    data = {"imagenet": "images", "multigen": "multigen", "seed-edit": "edits"}[recipe.data.kind]
     small = {
         "model": model,
         "size": 64,
@@ -55,7 +54,7 @@ def tiny(path: Path, root: Path, **fields) -> Recipe:
         "tokenizer": str(start(root, recipe.preset, model)),
         "init": str(start(root, recipe.preset, model)),
     }
-    return replace(recipe, **(small | fields))
+    return change(recipe, **(small | fields))
 
 
 def tiny_toy(path: Path, root: Path) -> Recipe:
@@ -66,13 +65,13 @@ def tiny_toy(path: Path, root: Path) -> Recipe:
         "backbone": TINY_BACKBONE,
         "encoder": {"image_size": 64},
         "tokenizer": TINY_TOKENIZER | {"autoencoder": autoencoder},
-        "condition": {"classes": recipe.objects if "c2i" in recipe.tasks else 0},
+        "condition": {"classes": recipe.data.objects if "c2i" in recipe.data.tasks else 0},
     }
     if recipe.preset == "toy-next-set":
         model["tokenizer"] |= {"scales": [1, 2, 4]}
     folder = str(start(root, recipe.preset, model))
     small = {"size": 64, "batch_size": 2, "steps": 2, "save_every": 1, "log_every": 1}
-    return replace(
+    return change(
         recipe,
         **small,
         model=model,
@@ -80,10 +79,10 @@ def tiny_toy(path: Path, root: Path) -> Recipe:
         precision="fp32",
         grid_every=0,
         threads=1,
-        patch_start=min(recipe.patch_start, 8),
+        patch_start=min(recipe.tokenizer_training.patch_start, 8),
         out=str(root / "out" / name(path)),
-        tokenizer=folder if recipe.tokenizer else "",
-        init=folder if recipe.init else "",
+        tokenizer=folder if recipe.weights.tokenizer else "",
+        init=folder if recipe.weights.init else "",
     )
 
 

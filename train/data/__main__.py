@@ -15,14 +15,16 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from typing import get_args
 
 from tqdm import tqdm
 
 from train.command import exit_code
 from train.data.samples import SampleError, foreign, printable
-from train.data.sources import DATA, open_reader
+from train.data.sources import open_reader
 from train.protocols import Reader
 from train.recipe import Recipe, load_recipe, make_recipe
+from train.sections import Data
 
 SHOWN = 3  # samples
 NAMES_SHOWN = 10
@@ -36,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", choices=["check"])
-    parser.add_argument("name", metavar=f"RECIPE.yaml | {' | '.join(DATA[1:])}")
+    parser.add_argument("name", metavar=f"RECIPE.yaml | {' | '.join(get_args(Data)[1:])}")
     parser.add_argument("words", nargs="*", metavar="PATH | key=value")
     parser.add_argument("--split", choices=("train", "validation"), default="train")
     parser.add_argument("--control", help="which control map; default: canny")

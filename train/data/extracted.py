@@ -27,7 +27,7 @@ from scar.prefix import DropMask, TextEmbedding
 from scar.validation import to_dict
 from train.data.batch import RawBatch
 from train.data.samples import epoch_order
-from train.recipe import Recipe
+from train.recipe import Recipe, value_of
 
 RECORD = "extracted.json"
 # What may be stored -> fields of a Batch; of texts there are `text` and `text_end`.
@@ -96,7 +96,7 @@ class Extracted:
     """
 
     def __init__(self, folder: Path, recipe: Recipe, config, device: torch.device):
-        self.folder, self.device, self.seed = folder, device, recipe.seed
+        self.folder, self.device, self.seed = folder, device, recipe.run.seed
         self.layout = read_layout(folder)
         stored, asked = self.layout.facts, facts_of(recipe, config)
         if stored != asked:
@@ -182,7 +182,8 @@ class PartlyExtracted(Extracted):
         super().__init__(folder, recipe, config, device)
         self.images = open_images(self.position)
         if self.images.fingerprint() != self.layout.data:
-            raise ValueError(f"{recipe.folder} has changed since {folder} was extracted from it")
+            place = recipe.data.folder
+            raise ValueError(f"{place} has changed since {folder} was extracted from it")
 
     def batch(self, indices: Sequence[int]) -> Partial:
         return Partial(self.images.batch(indices), self.stored(indices))
@@ -191,12 +192,12 @@ class PartlyExtracted(Extracted):
 def facts_of(recipe: Recipe, config) -> dict:
     """What stored values depend on; plain enough to compare after a trip through JSON."""
     fields = ("data", "folder", "control", "controls", "detector", "tasks", "objects")
-    fields += ("images", "columns", "holdout") if recipe.data != "toy" else ()
+    fields += ("images", "columns", "holdout") if recipe.data.kind != "toy" else ()
     fields += ("size", "fit", "enlarge", "flip", "seed", "foreground", "precision")
-    facts = {name: getattr(recipe, name) for name in fields}
+    facts = {name: value_of(recipe, name) for name in fields}
     whole = to_dict(config)
     facts |= {name: whole[name] for name in ("encoder", "tokenizer")}
-    facts["tokenizer folder"] = recipe.tokenizer
+    facts["tokenizer folder"] = recipe.weights.tokenizer
     text = config.condition
     return json.loads(json.dumps(facts | {"text": [text.text_encoder, text.text_slots]}))
 

@@ -98,13 +98,13 @@ class Samples:
         remap: Callable[[int], int] = int,
     ):
         if not len(reader):
-            raise ValueError(f"{recipe.folder} holds no samples")
+            raise ValueError(f"{recipe.data.folder} holds no samples")
         self.reader, self.recipe, self.train, self.device = reader, recipe, train, device
         self.remap = remap
         self.order = lru_cache(2)(self._order)
         # Threads, not a DataLoader's processes: each of those would hold an index and up to 1 GB
         # of row groups of its own, and the share of damaged samples is counted over all.
-        self.pool = ThreadPoolExecutor(max(recipe.workers, 1), "samples")
+        self.pool = ThreadPoolExecutor(max(recipe.data.workers, 1), "samples")
         self.ahead: dict[int, Future] = {}
         self.last = None
         self.attempts, self.faulty = 0, set()
@@ -141,7 +141,7 @@ class Samples:
 
     def _example(self, index: int) -> tuple[Tensor, Tensor, str, int]:
         index = self.remap(index)
-        rng = Random(f"{self.recipe.seed}/{index}")
+        rng = Random(f"{self.recipe.run.seed}/{index}")
         epoch, position = divmod(index, len(self.reader))
         number = int(self.order(epoch)[position])
         for _ in range(ATTEMPTS):
@@ -156,7 +156,9 @@ class Samples:
         if not self.train:
             return np.arange(len(self.reader))
         reader, recipe = self.reader, self.recipe
-        return epoch_order(reader.blocks, recipe.seed, epoch, reader.together, recipe.batch_size)
+        return epoch_order(
+            reader.blocks, recipe.run.seed, epoch, reader.together, recipe.schedule.batch_size
+        )
 
     def _framed(self, number: int, rng: Random) -> tuple[Tensor, Tensor, str, int]:
         with self.lock:
@@ -171,7 +173,9 @@ class Samples:
 
     def _map(self, image: Image.Image) -> Image.Image:
         recipe = self.recipe
-        return preprocess(recipe.control, image, recipe.size, backend=recipe.detector)
+        return preprocess(
+            recipe.data.control, image, recipe.data.size, backend=recipe.data.detector
+        )
 
     def _count_fault(self, number: int, error: SampleError) -> None:
         name, size = printable(self.reader.name(number)), len(self.reader)
@@ -230,12 +234,12 @@ def frame(images: list[Image.Image], recipe: Recipe, rng: Random | None) -> list
     The crop is in shares of an image, so they may differ in size. `rng` None takes the centre,
     unflipped.
     """
-    size, first = recipe.size, images[0]
-    if recipe.fit == "squash":
+    size, first = recipe.data.size, images[0]
+    if recipe.data.fit == "squash":
         out = [image.resize((size, size), Image.Resampling.BICUBIC) for image in images]
     else:
         # The crop in pixels of the first image: a square of 1 / enlarge of its short side.
-        side = min(first.size) / recipe.enlarge
+        side = min(first.size) / recipe.data.enlarge
         across, down = (rng.random(), rng.random()) if rng else (0.5, 0.5)
         left, top = across * (first.width - side), down * (first.height - side)
         out = []
@@ -243,7 +247,7 @@ def frame(images: list[Image.Image], recipe: Recipe, rng: Random | None) -> list
             x, y = image.width / first.width, image.height / first.height
             box = (left * x, top * y, (left + side) * x, (top + side) * y)
             out.append(image.resize((size, size), Image.Resampling.LANCZOS, box=box))
-    if rng and rng.random() < recipe.flip:
+    if rng and rng.random() < recipe.data.flip:
         out = [ImageOps.mirror(image) for image in out]
     return out
 

@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from preprocessors import canny, embedded
-from scar.presets import configure
 from scar.toyscenes.dataset import Batch, PlacedObject, ToyScenes
 from train.data.batch import RawBatch, to_signed
 from train.recipe import Recipe
@@ -34,20 +33,22 @@ class ToyTasks:
     """
 
     def __init__(self, recipe: Recipe, split: str, device: torch.device):
-        unknown = sorted(set(recipe.tasks) - set(TASKS))
+        unknown = sorted(set(recipe.data.tasks) - set(TASKS))
         if unknown:
             raise ValueError(f"recipe: unknown tasks {unknown}; known: {', '.join(TASKS)}")
-        self.tasks, self.shares = list(recipe.tasks), list(recipe.tasks.values())
+        self.tasks, self.shares = list(recipe.data.tasks), list(recipe.data.tasks.values())
         if min(self.shares, default=0) < 0 or sum(self.shares) <= 0:
             raise ValueError("recipe: the shares of tasks must be 0 or more, and not all 0")
-        classes = configure(recipe.preset, recipe.model).condition.classes
-        if "c2i" in self.tasks and classes < recipe.objects:
+        classes = recipe.model.condition.classes
+        if "c2i" in self.tasks and classes < recipe.data.objects:
             raise ValueError(
-                f"recipe: task c2i needs a class for each of the {recipe.objects} objects; set "
-                f"model.condition.classes, which is {classes}"
+                f"recipe: task c2i needs a class for each of the {recipe.data.objects} objects; "
+                f"set model.condition.classes, which is {classes}"
             )
-        self.key = f"tasks/{split}/{recipe.seed}"
-        self.scenes = ToyScenes(split, recipe.size, recipe.objects, device=device, wild=recipe.wild)
+        self.key = f"tasks/{split}/{recipe.run.seed}"
+        self.scenes = ToyScenes(
+            split, recipe.data.size, recipe.data.objects, device=device, wild=recipe.data.wild
+        )
         self.maps = ControlMaps(device)
 
     def batch(self, indices: Sequence[int]) -> RawBatch:

@@ -38,7 +38,7 @@ def build_optimizers(recipe: Recipe, module: nn.Module) -> list[torch.optim.Opti
     decayed = decayed_weights(module)
     tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
     muon = []
-    if recipe.optimizer == "muon":
+    if recipe.optimizer.name == "muon":
         heads = ("output.weight", "head.weight")
         muon = [
             p
@@ -48,18 +48,23 @@ def build_optimizers(recipe: Recipe, module: nn.Module) -> list[torch.optim.Opti
     taken = {id(p) for p in muon}
     rest = [(n, p) for n, p in named if id(p) not in taken]
     groups = [
-        {"params": [p for n, p in rest if n in decayed], "weight_decay": recipe.weight_decay},
+        {
+            "params": [p for n, p in rest if n in decayed],
+            "weight_decay": recipe.optimizer.weight_decay,
+        },
         {"params": [p for n, p in rest if n not in decayed], "weight_decay": 0.0},
     ]
-    optimizers = [_adamw(recipe)(groups, lr=recipe.learning_rate, betas=recipe.betas)]
+    optimizers = [
+        _adamw(recipe)(groups, lr=recipe.optimizer.learning_rate, betas=recipe.optimizer.betas)
+    ]
     if muon:
         # bf16 is the only precision of torch's.
-        kind = MuonFP32 if recipe.precision == "fp32" else torch.optim.Muon
+        kind = MuonFP32 if recipe.compute.precision == "fp32" else torch.optim.Muon
         optimizers.append(
             kind(
                 muon,
-                lr=recipe.learning_rate,
-                weight_decay=recipe.weight_decay,
+                lr=recipe.optimizer.learning_rate,
+                weight_decay=recipe.optimizer.weight_decay,
                 adjust_lr_fn="match_rms_adamw",
             )
         )
@@ -67,8 +72,8 @@ def build_optimizers(recipe: Recipe, module: nn.Module) -> list[torch.optim.Opti
 
 
 def _adamw(recipe: Recipe) -> Callable[..., torch.optim.Optimizer]:
-    if recipe.optimizer != "adamw8bit":
-        return partial(torch.optim.AdamW, fused=recipe.fused or None)
+    if recipe.optimizer.name != "adamw8bit":
+        return partial(torch.optim.AdamW, fused=recipe.optimizer.fused or None)
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError:
@@ -78,12 +83,13 @@ def _adamw(recipe: Recipe) -> Callable[..., torch.optim.Optimizer]:
 
 def rate(recipe: Recipe, step: int) -> float:
     """Learning rate of a step: linear warm-up, then the recipe's decay."""
-    if step < recipe.warmup:
-        return recipe.learning_rate * (step + 1) / recipe.warmup
-    progress = (step - recipe.warmup) / max(recipe.steps - recipe.warmup, 1)
+    schedule, full = recipe.schedule, recipe.optimizer.learning_rate
+    if step < schedule.warmup:
+        return full * (step + 1) / schedule.warmup
+    progress = (step - schedule.warmup) / max(schedule.steps - schedule.warmup, 1)
     shape = {
         "constant": 1.0,
         "cosine": 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)),
         "linear": 1 - progress,
     }
-    return recipe.learning_rate * shape[recipe.decay]
+    return full * shape[schedule.decay]

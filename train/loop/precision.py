@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -12,9 +11,8 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
-from scar.presets import configure
 from train.loop import checkpoints
-from train.recipe import Recipe
+from train.recipe import Recipe, change, sectioned
 
 MEASURED = 0.25  # seconds per precision
 GAIN = 0.9  # bf16 has to take less than this share of the time of fp32
@@ -26,14 +24,14 @@ def resolve_precision(recipe: Recipe) -> Recipe:
 
     Every process must call this; all get the same answer.
     """
-    if recipe.precision != "auto":
+    if recipe.compute.precision != "auto":
         return recipe
-    precision, reason = _checkpointed(Path(recipe.out)), "as the checkpoints were trained"
+    precision, reason = _checkpointed(Path(recipe.run.out)), "as the checkpoints were trained"
     if precision is None:
-        precision, reason = _of_device(configure(recipe.preset, recipe.model).backbone.width)
+        precision, reason = _of_device(recipe.model.backbone.width)
     if PartialState(cpu=not torch.cuda.is_available()).is_main_process:
         print(f"precision: {precision}, {reason}")
-    return replace(recipe, precision=precision)
+    return change(recipe, precision=precision)
 
 
 def _checkpointed(out: Path) -> str | None:
@@ -41,7 +39,7 @@ def _checkpointed(out: Path) -> str | None:
     for step in reversed(checkpoints.steps(folder)):
         try:
             metadata = checkpoints.load_metadata(checkpoints.path_of(folder, step))
-            return metadata["recipe"]["precision"]
+            return sectioned(metadata["recipe"])["compute"]["precision"]
         except (OSError, ValueError, KeyError):
             continue  # a damaged one; loading names it
     return None

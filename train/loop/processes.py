@@ -27,12 +27,12 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
     fsdp = os.environ.get("ACCELERATE_USE_FSDP") == "true"
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
         raise ValueError("DeepSpeed is not supported; use train/configs/fsdp_8gpu.yaml")
-    if fsdp and recipe.optimizer != "adamw":
-        raise ValueError(f"FSDP shards what {recipe.optimizer} needs whole; use adamw")
-    if fsdp and recipe.grid_every:
+    if fsdp and recipe.optimizer.name != "adamw":
+        raise ValueError(f"FSDP shards what {recipe.optimizer.name} needs whole; use adamw")
+    if fsdp and recipe.run.grid_every:
         raise ValueError("FSDP leaves no process whole weights to draw with; set grid_every=0")
     accelerator = Accelerator(
-        mixed_precision="bf16" if recipe.precision == "bf16" else "no",
+        mixed_precision="bf16" if recipe.compute.precision == "bf16" else "no",
         cpu=not torch.cuda.is_available(),
         # Autocast decides what is computed in 16 bit, as everywhere, and not the sharding.
         fsdp_plugin=(
@@ -43,13 +43,13 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
     )
     if fsdp and not is_sharded(accelerator):
         raise ValueError("FSDP shards over GPUs, and there are none; use ddp_8gpu.yaml")
-    if recipe.threads:
-        torch.set_num_threads(recipe.threads)
-    parts = recipe.accumulate * accelerator.num_processes
-    if recipe.batch_size % parts:
+    if recipe.compute.threads:
+        torch.set_num_threads(recipe.compute.threads)
+    parts = recipe.schedule.accumulate * accelerator.num_processes
+    if recipe.schedule.batch_size % parts:
         raise ValueError(
-            f"batch_size {recipe.batch_size} does not divide into {accelerator.num_processes} "
-            f"processes x accumulate {recipe.accumulate}"
+            f"batch_size {recipe.schedule.batch_size} does not divide into "
+            f"{accelerator.num_processes} processes x accumulate {recipe.schedule.accumulate}"
         )
     return accelerator
 

@@ -8,7 +8,6 @@ import os
 import resource
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -17,7 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torchvision.utils import save_image
 from tqdm import tqdm
 
-from scar.presets import configure
+from scar.validation import to_dict
 from train.protocols import Objective, Source
 from train.recipe import Recipe
 
@@ -37,10 +36,10 @@ class Report:
         out.mkdir(parents=True, exist_ok=True)
         self.metrics = out / "metrics.jsonl"
         _cut(self.metrics, first_step)
-        (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1))
+        (out / "recipe.json").write_text(json.dumps(to_dict(recipe), indent=1))
         self.board = SummaryWriter(out / "tensorboard", purge_step=first_step)
-        self.wandb = _wandb_run(recipe, out) if recipe.wandb else None
-        self.tokens = sum(configure(recipe.preset, recipe.model).tokenizer.set_sizes)
+        self.wandb = _wandb_run(recipe, out) if recipe.run.wandb else None
+        self.tokens = sum(recipe.model.tokenizer.set_sizes)
         self.since, self.step = time.monotonic(), first_step
 
     def log(self, step: int, losses: dict[str, Tensor], scalars: dict, bar: tqdm) -> None:
@@ -49,7 +48,7 @@ class Report:
         row = {name: float(value) for name, value in losses.items()}
         row["loss"] = sum(row.values())
         row |= {name: float(value) for name, value in scalars.items()}
-        speed = (step - self.step) * self.recipe.batch_size / (now - self.since)
+        speed = (step - self.step) * self.recipe.schedule.batch_size / (now - self.since)
         row |= {"examples_per_second": speed, "tokens_per_second": speed * self.tokens}
         row["memory_gb"] = peak_memory() / 1e9
         self.since, self.step = now, step
@@ -135,5 +134,5 @@ def _wandb_run(recipe: Recipe, out: Path):
     """The same run of the project whenever this `out` goes on."""
     name = str(out).replace("/", "-")
     return _wandb().init(
-        project=recipe.wandb, id=name, resume="allow", dir=str(out), config=asdict(recipe)
+        project=recipe.run.wandb, id=name, resume="allow", dir=str(out), config=to_dict(recipe)
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from scar.validation import to_dict
 from train.loop import checkpoints, optimizer_state
 from train.loop.checkpoints import CheckpointError
 from train.loop.ema import EMA
@@ -21,25 +20,7 @@ from train.loop.processes import from_main, is_sharded
 from train.loop.sharding import gathered
 from train.objectives.build import build_objective
 from train.protocols import Objective, Source
-from train.recipe import Recipe, bounded_seed
-
-# What a resumed run may change without becoming another run.
-FREE_TO_CHANGE = {
-    "about",
-    "allow_data_change",
-    "out",
-    "steps",
-    "workers",
-    "fused",
-    "gradient_checkpointing",
-    "compile",
-    "log_every",
-    "save_every",
-    "keep",
-    "grid_every",
-    "wandb",
-    "threads",
-}
+from train.recipe import Recipe, bounded_seed, changed_fields
 
 
 class TrainState(NamedTuple):
@@ -60,10 +41,10 @@ def prepare(
         CheckpointError: there are checkpoints and all of them are damaged, or the processes do not
             see the same ones.
     """
-    torch.manual_seed(bounded_seed(recipe.seed))
+    torch.manual_seed(bounded_seed(recipe.run.seed))
     # FSDP shards contiguous tensors only; bitsandbytes makes weights so at its first step, and a
     # resumed run must not start in another layout: gradients are summed in the order of memory.
-    contiguous = is_sharded(accelerator) or recipe.optimizer == "adamw8bit"
+    contiguous = is_sharded(accelerator) or recipe.optimizer.name == "adamw8bit"
     layout = torch.contiguous_format if contiguous else torch.channels_last
     objective = build_objective(recipe).to(accelerator.device, memory_format=layout)
     data = source.fingerprint()
@@ -76,7 +57,7 @@ def prepare(
     # FSDP gathers weights in `forward` of the objective, its root, and of each block; all other
     # methods, `encode_prefix` among them, run within these and need no registration.
     ddp_model, *optimizers = accelerator.prepare(objective, *optimizers)
-    ema = EMA(objective.trainable(), recipe.ema)
+    ema = EMA(objective.trainable(), recipe.optimizer.ema)
     if step:
         for i, optimizer in enumerate(optimizers):
             optimizer_state.restore(optimizer, tensors[f"optimizer{i}"])
@@ -91,8 +72,10 @@ def save(recipe: Recipe, accelerator: Accelerator, step: int, state: TrainState)
         tensors[f"optimizer{i}"] = optimizer_state.flatten(optimizer)
     tensors = {stem: gathered(part) for stem, part in tensors.items()}
     if accelerator.is_main_process:
-        metadata = {"recipe": asdict(recipe), "data": state.data}
-        checkpoints.save(Path(recipe.out) / "checkpoints", step, tensors, metadata, recipe.keep)
+        metadata = {"recipe": to_dict(recipe), "data": state.data}
+        checkpoints.save(
+            Path(recipe.run.out) / "checkpoints", step, tensors, metadata, recipe.run.keep
+        )
     accelerator.wait_for_everyone()
 
 
@@ -120,7 +103,7 @@ def _newest(
 
     The main process chooses and verifies it, and every process has to see the same one.
     """
-    folder = Path(recipe.out) / "checkpoints"
+    folder = Path(recipe.run.out) / "checkpoints"
     step = from_main(accelerator, partial(_step_to_resume, recipe, folder, data))
     path = checkpoints.path_of(folder, step or max(checkpoints.steps(folder), default=0))
     _same_everywhere(recipe, folder, step, checkpoints.identity(path))
@@ -142,7 +125,7 @@ def _step_to_resume(recipe: Recipe, folder: Path, data: dict) -> int:
 
 def _same_everywhere(recipe: Recipe, folder: Path, step: int, identity: str) -> None:
     """Raises CheckpointError or ValueError where nodes would train from, or to, different steps."""
-    found = gather_object([(identity, recipe.steps)])
+    found = gather_object([(identity, recipe.schedule.steps)])
     other = [i for i, (there, _) in enumerate(found) if there != found[0][0]]
     if other:
         raise CheckpointError(
@@ -160,13 +143,10 @@ def _same_everywhere(recipe: Recipe, folder: Path, step: int, identity: str) -> 
 
 def _same_run(recipe: Recipe, before: dict) -> None:
     """Raises ValueError if a checkpoint is of a run that this recipe would not continue."""
-    now = json.loads(json.dumps(asdict(recipe)))
-    changed = [
-        key for key in now if now[key] != before.get(key, now[key]) and key not in FREE_TO_CHANGE
-    ]
+    changed = changed_fields(recipe, before)
     if changed:
         raise ValueError(
-            f"{recipe.out} holds a run with another {', '.join(changed)}; "
+            f"{recipe.run.out} holds a run with another {', '.join(changed)}; "
             "choose another out, or remove its checkpoints to start over"
         )
 
@@ -176,12 +156,10 @@ def _same_data(recipe: Recipe, before: dict, now: dict) -> None:
     if before == now:
         return
     was, are = (f"{d['samples']:,} samples in {d['files']:,} files" for d in (before, now))
-    said = (
-        f"{recipe.extracted or recipe.folder} has changed since the run was stopped, from {was} "
-        f"to {are}"
-    )
-    if not recipe.allow_data_change:
+    place = recipe.data.extracted or recipe.data.folder
+    said = f"{place} has changed since the run was stopped, from {was} to {are}"
+    if not recipe.data.allow_change:
         raise ValueError(
-            f"{said}; put back what it was, or set allow_data_change=true to go on in a new order"
+            f"{said}; put back what it was, or set data.allow_change=true to go on in a new order"
         )
     print(f"{said}; going on in a new order")

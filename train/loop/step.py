@@ -24,18 +24,18 @@ def gradients(
     ddp_model: the objective as accelerate has wrapped it, in DDP or FSDP.
     """
     losses: dict[str, Tensor] = {}
-    for micro in range(recipe.accumulate):
+    for micro in range(recipe.schedule.accumulate):
         part = micro * accelerator.num_processes + accelerator.process_index
-        torch.manual_seed(part_seed(recipe.seed, step, part))
+        torch.manual_seed(part_seed(recipe.run.seed, step, part))
         raw = source.batch(_indices(recipe, step, part, accelerator.num_processes))
-        last = micro == recipe.accumulate - 1
+        last = micro == recipe.schedule.accumulate - 1
         accelerator.sync_gradients = last
         with nullcontext() if last else accelerator.no_sync(ddp_model):
             with accelerator.autocast():
                 terms = ddp_model(raw, step)
-            accelerator.backward(sum(terms.values()) / recipe.accumulate)
+            accelerator.backward(sum(terms.values()) / recipe.schedule.accumulate)
         for name, term in terms.items():
-            losses[name] = losses.get(name, 0) + term.detach() / recipe.accumulate
+            losses[name] = losses.get(name, 0) + term.detach() / recipe.schedule.accumulate
     return losses
 
 
@@ -66,6 +66,6 @@ def part_seed(seed: int, step: int, part: int) -> int:
 
 def _indices(recipe: Recipe, step: int, part: int, processes: int) -> range:
     """The examples of one part: a step reads batch_size consecutive ones."""
-    size = recipe.batch_size // (recipe.accumulate * processes)
-    first = step * recipe.batch_size + part * size
+    size = recipe.schedule.batch_size // (recipe.schedule.accumulate * processes)
+    first = step * recipe.schedule.batch_size + part * size
     return range(first, first + size)

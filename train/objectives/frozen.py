@@ -21,9 +21,9 @@ NETWORKS = {"features": "encoder", "text": "text"}  # stored part -> the network
 def needless(recipe: Recipe) -> frozenset[str]:
     """Which networks a run never calls: those whose outputs are stored, unless grids need them. The
     tokenizer is always built, as it is exported."""
-    if not recipe.extracted or recipe.grid_every:
+    if not recipe.data.extracted or recipe.run.grid_every:
         return frozenset()
-    folder = Path(recipe.extracted)
+    folder = Path(recipe.data.extracted)
     stored = read_layout(folder).what if (folder / RECORD).is_file() else NETWORKS
     return frozenset(NETWORKS[part] for part in stored if part in NETWORKS)
 
@@ -32,7 +32,7 @@ def build_frozen(recipe: Recipe, config: ScarConfig) -> FrozenEncoders:
     """The networks that a recipe needs, pretrained. Raises WeightsError as `load_tokenizer`."""
     # Fresh weights are initialised afterwards and must not depend on which networks are built.
     with torch.random.fork_rng(devices=[]):
-        tokenizer = load_tokenizer(config.tokenizer, Path(recipe.tokenizer))
+        tokenizer = load_tokenizer(config.tokenizer, Path(recipe.weights.tokenizer))
         return FrozenEncoders(config, tokenizer, without=needless(recipe))
 
 

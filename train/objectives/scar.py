@@ -36,17 +36,19 @@ class ScarObjective(nn.Module):
     def __init__(self, recipe: Recipe, config: ScarConfig):
         super().__init__()
         self.recipe, self.config = recipe, config
-        if not recipe.tokenizer:
-            raise ValueError("recipe: objective scar needs tokenizer, the folder of a trained one")
+        if not recipe.weights.tokenizer:
+            raise ValueError(
+                "recipe: objective scar needs weights.tokenizer, the folder of a trained one"
+            )
         self.frozen = build_frozen(recipe, config)
         self.model = build_model(config, for_training=True)
         prepare_backbone(recipe, self.model.backbone)
 
     def start(self, source: Source) -> None:
-        if self.recipe.init:
-            ignore = self.recipe.init_ignore
-            fresh = load_start(self.model, Path(self.recipe.init), ignore)
-            print(f"started from {self.recipe.init}; fresh: {', '.join(fresh) or 'nothing'}")
+        weights = self.recipe.weights
+        if weights.init:
+            fresh = load_start(self.model, Path(weights.init), weights.init_ignore)
+            print(f"started from {weights.init}; fresh: {', '.join(fresh) or 'nothing'}")
 
     def trainable(self) -> nn.Module:
         return self.model
@@ -62,9 +64,9 @@ class ScarObjective(nn.Module):
         """`raw` is a RawBatch, or what `python -m train.extract` has stored of one."""
         count = len(raw.label)
         drop = guidance_drop(self.recipe, count, raw.label.device)
-        with_tokens = max(count - round(count * self.recipe.prefix_only), 1)  # b
+        with_tokens = max(count - round(count * self.recipe.losses.prefix_only), 1)  # b
         if isinstance(raw, RawBatch):
-            batch = encode_batch(self.frozen, raw, self.recipe.foreground, with_tokens)
+            batch = encode_batch(self.frozen, raw, self.recipe.losses.foreground, with_tokens)
         else:
             batch = completed(self.frozen, raw)
             batch = batch._replace(
@@ -99,14 +101,14 @@ class ScarObjective(nn.Module):
 def prepare_backbone(recipe: Recipe, backbone: nn.Module) -> None:
     """Apply `train_only`, `gradient_checkpointing` and `compile`, in place; names of weights stay
     the same."""
-    if recipe.train_only == "prefix":
+    if recipe.weights.train_only == "prefix":
         for name, weight in backbone.named_parameters():
             # VAR's positions and levels of the prefix are fresh, and learn.
             weight.requires_grad_(f"backbone.{name}".startswith(FRESH))
-    if recipe.gradient_checkpointing:
+    if recipe.compute.gradient_checkpointing:
         for block in (part for part in backbone.modules() if isinstance(part, BLOCKS)):
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-    if recipe.compile:
+    if recipe.compute.compile:
         backbone.compile()
 
 
@@ -139,7 +141,6 @@ def encode_batch(
 def guidance_drop(recipe: Recipe, count: int, device: torch.device) -> DropMask:
     """Which examples lose both conditions, the image only, or the text only."""
     u = torch.rand(count, device=device)
-    both, image = recipe.drop_both, recipe.drop_both + recipe.drop_image
-    return DropMask(
-        image=u < image, text=(u < both) | ((u >= image) & (u < image + recipe.drop_text))
-    )
+    drop = recipe.drop
+    both, image = drop.both, drop.both + drop.image
+    return DropMask(image=u < image, text=(u < both) | ((u >= image) & (u < image + drop.text)))

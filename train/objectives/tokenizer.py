@@ -33,27 +33,31 @@ class TokenizerObjective(nn.Module):
     def __init__(self, recipe: Recipe, config: ScarConfig):
         super().__init__()
         self.recipe = recipe
+        self.options = options = recipe.tokenizer_training
         self.tokenizer = build_tokenizer(config.tokenizer)
-        self.codebook = CodebookEMA(self.tokenizer.codebook, recipe.accumulate)
-        if not recipe.train_encoder:
+        self.codebook = CodebookEMA(self.tokenizer.codebook, recipe.schedule.accumulate)
+        if not options.train_encoder:
             # Whatever decides the tokens is frozen.
             self.tokenizer.requires_grad_(False)
             self.tokenizer.post_quant_conv.requires_grad_(True)
             self.tokenizer.decoder.requires_grad_(True)
-        if recipe.patch_start:
+        if options.patch_start:
             # Its weights are far smaller than a step of the optimiser, so it stays as initialised.
             self.tokenizer.encoder.shortcut.requires_grad_(False)
             self.tokenizer.decoder.shortcut.requires_grad_(False)
         self.reconstruction_loss = ReconstructionLoss(
-            config.tokenizer.image_size, recipe.perceptual, recipe.close_up, recipe.adversarial
+            config.tokenizer.image_size,
+            options.perceptual,
+            options.close_up,
+            options.adversarial,
         )
 
     def start(self, source: Source) -> None:
-        if self.recipe.init:
-            fresh = start_from_tokenizer(self.tokenizer, Path(self.recipe.init))
-            print(f"started from {self.recipe.init}; fresh: {', '.join(fresh) or 'nothing'}")
-        if self.recipe.patch_start:
-            raw = source.batch(range(self.recipe.patch_start))
+        if init := self.recipe.weights.init:
+            fresh = start_from_tokenizer(self.tokenizer, Path(init))
+            print(f"started from {init}; fresh: {', '.join(fresh) or 'nothing'}")
+        if self.options.patch_start:
+            raw = source.batch(range(self.options.patch_start))
             images = to_signed(torch.cat([raw.source, raw.target]))
             start_from_patches(self.tokenizer, images)
             start_codes(self.tokenizer, images, raw.mask.repeat(2, 1, 1))
@@ -73,16 +77,16 @@ class TokenizerObjective(nn.Module):
         images = to_signed(torch.cat([raw.source, raw.target]))  # (2B, 3, S, S)
         masks = raw.mask.repeat(2, 1, 1)  # (2B, S, S)
         out = self.tokenizer.reconstruct(images, self._skips_quantiser(len(images), step))
-        if self.training and self.recipe.train_encoder:
+        if self.training and self.options.train_encoder:
             self.codebook.update(out.latents, out.codes)
         error = (out.images - images).abs()
-        weights = 1 + self.recipe.foreground * masks.unsqueeze(1).float()  # (2B, 1, S, S)
+        weights = 1 + self.recipe.losses.foreground * masks.unsqueeze(1).float()  # (2B, 1, S, S)
         losses = {
             "pixel": ((error + error.square()) * weights).sum() / (3 * weights.sum()),
-            "commitment": self.recipe.commitment * out.commitment,
-            "spread": self.recipe.spread * isotropy_loss(out.latents),
+            "commitment": self.options.commitment * out.commitment,
+            "spread": self.options.spread * isotropy_loss(out.latents),
         }
-        some = slice(None, None, self.recipe.judged_every)
+        some = slice(None, None, self.options.judged_every)
         boxes = bounding_boxes(masks[some])
         recon, target = out.images[some].float(), images[some]
         return losses | self.reconstruction_loss(recon, target, boxes)
@@ -90,8 +94,8 @@ class TokenizerObjective(nn.Module):
     def _skips_quantiser(self, count: int, step: int) -> Tensor:
         """(count,) bool: all at first, none after the recipe's first `continuous` steps."""
         share = (
-            1 - step / self.recipe.continuous
-            if self.training and step < self.recipe.continuous
+            1 - step / self.options.continuous
+            if self.training and step < self.options.continuous
             else 0.0
         )
         return torch.rand(count, device=self.codebook.count.device) < share
