@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 import timeit
+from functools import partial
 from statistics import median
+from typing import Any
 
 from PIL import Image
 
@@ -35,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _draw(name: str, input: str, output: str, **options: object) -> None:
+def _draw(name: str, input: str, output: str, **options: Any) -> None:
     check_output(output)
     save_image(preprocess(name, PREPROCESSORS[name].open(input), **options), output)
 
@@ -58,7 +60,7 @@ def _bench(repeat: int) -> None:
     image = Image.effect_mandelbrot((512, 512), (-2, -1.5, 1, 1.5), 100).convert("RGB")
     for name, preprocessor in PREPROCESSORS.items():
         preprocessor(image)
-        seconds = median(timeit.repeat(lambda p=preprocessor: p(image), number=1, repeat=repeat))
+        seconds = median(timeit.repeat(partial(preprocessor, image), number=1, repeat=repeat))
         print(f"{name:>8}: {seconds:.3f} s ({preprocessor.status().backend})")
 
 

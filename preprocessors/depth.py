@@ -7,6 +7,7 @@ as safetensors. MiDaS (DPT-Hybrid) is what CAR and ControlNet made their depth m
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ def detect(rgb: np.ndarray, model: str) -> np.ndarray:
     return _depth_anything(DETECTOR_PINS[model], rgb)
 
 
-def depth_anything():
+def depth_anything() -> Any:
     """Depth Anything V2 Small as transformers builds it, 24.8 M parameters, without weights."""
     from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 
@@ -35,7 +36,7 @@ def depth_anything():
         image_size=518,
         hidden_size=384,
         num_attention_heads=6,
-        out_indices=[3, 6, 9, 12],
+        out_indices=[3, 6, 9, 12],  # type: ignore[call-arg]  # a property of all backbones
         reshape_hidden_states=False,
     )
     return DepthAnythingForDepthEstimation(DepthAnythingConfig(backbone_config=backbone))
@@ -43,7 +44,7 @@ def depth_anything():
 
 @cache
 @quietly
-def _midas(pin: Pin):
+def _midas(pin: Pin) -> Any:
     network = detector_module("midas.midas.dpt_depth").DPTDepthModel(backbone="vitb_rn50_384")
     return detector_module("midas").MidasDetector(fill(network, pin.name))
 
@@ -64,7 +65,7 @@ def _depth_anything(pin: Pin, rgb: np.ndarray) -> np.ndarray:
 
 
 @cache
-def _depth_anything_network(pin: Pin):
+def _depth_anything_network(pin: Pin) -> Any:
     return fill(depth_anything(), pin.name)
 
 

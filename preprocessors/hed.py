@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ def detect(rgb: np.ndarray) -> np.ndarray:
 
 
 @cache
-def _detector(pin: Pin):
+def _detector(pin: Pin) -> Any:
     module = detector_module("hed")
     return module.HEDdetector(fill(module.ControlNetHED_Apache2(), pin.name))
 

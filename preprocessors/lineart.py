@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -19,13 +20,13 @@ def detect(rgb: np.ndarray, coarse: bool) -> np.ndarray:
 
 
 @cache
-def _detector(pin: Pin):
+def _detector(pin: Pin) -> Any:
     module = detector_module("lineart")
     network = fill(module.Generator(input_nc=3, output_nc=1, n_residual_blocks=3), pin.name)
     return module.LineartDetector(network, coarse_model=None)  # one style at a time, chosen by pin
 
 
-def _weights(coarse: bool, **_) -> str:
+def _weights(coarse: bool, **_: object) -> str:
     return "lineart-coarse" if coarse else "lineart"
 
 

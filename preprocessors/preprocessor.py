@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -38,14 +38,14 @@ class Parameter:
     range: tuple[int, int] | None = None
     choices: tuple[str, ...] = ()
 
-    def check(self, name: str, value: object) -> None:
+    def check(self, name: str, value: Any) -> None:
         """Raise `InputError` unless `value` is of the default's type and within its bounds."""
         if type(value) is not type(self.default):
             kind = type(self.default).__name__
             raise InputError(f"{name} must be of type {kind}, not {type(value).__name__}.")
         if self.choices and value not in self.choices:
             raise InputError(f"{name} must be one of {', '.join(self.choices)}, not {value!r}.")
-        if self.range and not self.range[0] <= value <= self.range[1]:
+        if self.range and not self.range[0] <= int(value) <= self.range[1]:
             low, high = self.range
             raise InputError(f"{name} must be from {low} to {high}, not {value}.")
 

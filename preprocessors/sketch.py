@@ -6,6 +6,7 @@ Source of the recipe: "CAR: Controllable Autoregressive Modeling for Visual Gene
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ def detect(rgb: np.ndarray) -> np.ndarray:
 
 
 @cache
-def _detector(pin: Pin):
+def _detector(pin: Pin) -> Any:
     module = detector_module("pidi")
     return module.PidiNetDetector(fill(module.pidinet(), pin.name))
 

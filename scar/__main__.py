@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -159,7 +160,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     device, repeat = str(usable_device(arguments.device)), arguments.repeat
     preset = arguments.preset or "toy-next-token"
     presets = (arguments.preset,) if arguments.preset else ()
-    runs = {
+    runs: dict[str, Callable[[], object]] = {
         "check": partial(check.check, device),
         "decode": partial(decode.decode, presets, device, repeat),
         "edit": partial(edit.edit, preset, device, repeat),

@@ -10,6 +10,7 @@ Letters: B batch, H x W pixels, h x w grid of the features, C channels.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import timm
 import torch
@@ -73,6 +74,10 @@ class VisualEncoder(nn.Module):
             cannot be reached.
     """
 
+    model: Any  # of timm
+    mean: Tensor  # (3, 1, 1), of images in [0, 1]
+    std: Tensor  # (3, 1, 1)
+
     def __init__(self, config: EncoderConfig, pretrained: bool = True):
         super().__init__()
         self.grid, self.width = feature_shape(config)
@@ -81,7 +86,7 @@ class VisualEncoder(nn.Module):
         self.model = _create(config, spec, pretrained)
         self.requires_grad_(False).eval()
         fold_batch_norms(self.model)
-        defaults = timm.get_pretrained_cfg(spec.timm_name)
+        defaults: Any = timm.get_pretrained_cfg(spec.timm_name)
         self.register_buffer("mean", torch.tensor(defaults.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(defaults.std).view(3, 1, 1), persistent=False)
 
@@ -147,7 +152,7 @@ def fold_batch_norms(net: nn.Module) -> None:
                 conv = None
 
 
-def _create(config: EncoderConfig, spec: EncoderSpec, pretrained: bool) -> nn.Module:
+def _create(config: EncoderConfig, spec: EncoderSpec, pretrained: bool) -> Any:
     if not spec.stages:
         pin = ENCODER_PINS[config.name]
         revision = f"@{pin.revision}" if pin.revision else ""
@@ -160,7 +165,9 @@ def _create(config: EncoderConfig, spec: EncoderSpec, pretrained: bool) -> nn.Mo
         )
     name = spec.timm_name.split(".")[0]
     levels = spec.levels if config.features == "multi" else spec.levels[-1:]
-    features = timm.create_model(name, pretrained=False, features_only=True, out_indices=levels)
+    features: Any = timm.create_model(
+        name, pretrained=False, features_only=True, out_indices=levels
+    )
     if pretrained:
         weights = _packaged_weights(config.name, timm.create_model(name, pretrained=False))
         features.load_state_dict({key: weights[key] for key in features.state_dict()})

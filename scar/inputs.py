@@ -11,7 +11,7 @@ import random
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
@@ -21,7 +21,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from scar.compiled import padded
 from scar.config import Sampling, ScarConfig, check_seed
-from scar.errors import InputError
+from scar.errors import ConfigError, InputError
 from scar.frozen import FrozenEncoders
 from scar.images import fit_square, to_map, to_mask, to_rgb
 from scar.prefix import TextEmbedding
@@ -98,6 +98,7 @@ class EncodedImage:
         self.frozen = frozen
         pixels = (pil_to_tensor(self.square).float() / 127.5 - 1).unsqueeze(0)
         self.pixels = pixels.to(device)  # (1, 3, S, S) in [-1, 1]
+        assert frozen.encoder is not None  # only training builds a SCAR without
         self.features: Tensor = frozen.encoder(self.pixels)  # (1, h, w, C)
 
     @cached_property
@@ -127,21 +128,18 @@ class InputEncoder:
 
     def encode_texts(self, texts: list[str]) -> TextEmbedding:
         """B strings -> (B, T, W), left-padded to the longest."""
-        found = [
-            self._texts.get(text, lambda t=text: self.frozen.encode_text([t])) for text in texts
-        ]
+        found = [self._encode_text(text) for text in texts]
         slots = max([self.min_slots, *(text.valid.shape[1] for text in found)])
         found = [padded(text, slots) for text in found]
         return TextEmbedding(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
     def _encode_text(self, text: str) -> TextEmbedding:
-        return self._texts.get(text, lambda: self.frozen.encode_text([text]))  # (1, T, W)
+        return self._texts.get(text, partial(self.frozen.encode_text, [text]))  # (1, T, W)
 
     def _encode_image(self, image: Image.Image) -> EncodedImage:
         key = hashlib.sha256(image.tobytes() + repr(image.size).encode()).hexdigest()
-        return self._images.get(
-            key, lambda: EncodedImage(image, self.size, self.frozen, self.device)
-        )
+        make = partial(EncodedImage, image, self.size, self.frozen, self.device)
+        return self._images.get(key, make)
 
 
 class _LRU(Generic[T]):
@@ -176,7 +174,7 @@ def _sampling(config: ScarConfig, options: dict[str, Any]) -> Sampling:
     given = {name: value for name, value in options.items() if value is not None}
     try:
         return replace(config.sampling, **given)
-    except ValueError as error:
+    except ConfigError as error:
         raise InputError(str(error)) from error
 
 

@@ -93,7 +93,7 @@ class ScarPipeline:
             WeightsError: there is no such checkpoint, it is damaged, or its encoders are missing.
             InputError: this machine has no such device.
         """
-        device = usable_device(device)
+        torch_device = usable_device(device)
         folder = checkpoint_folder(source)
         if not (folder / "config.json").is_file() and (folder / paradigm).is_dir():
             folder = folder / paradigm
@@ -106,7 +106,7 @@ class ScarPipeline:
                 f"the frozen encoders of {source} are not on this machine and could not be "
                 "fetched; connect once, or use the embedded model"
             ) from error
-        return cls(config, load_model(config, folder), frozen, device, compile)
+        return cls(config, load_model(config, folder), frozen, torch_device, compile)
 
     def edit(self, image: Image.Image, instruction: str, **options: Any) -> Output:
         """The last output of `stream_edit`, without previews."""
@@ -162,7 +162,7 @@ class ScarPipeline:
             InputError: the instruction is empty, or an option is out of range.
             SamplingError: the model gave logits that are not finite.
         """
-        options = {
+        options: dict[str, Any] = {
             "guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p,
             "null": null, "preview_every": preview_every,
         }  # fmt: skip
@@ -188,7 +188,7 @@ class ScarPipeline:
 
         Raises: as `stream_edit`; InputError also for a class this model does not know.
         """
-        options = {
+        options: dict[str, Any] = {
             "guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p,
             "null": null, "preview_every": preview_every,
         }  # fmt: skip

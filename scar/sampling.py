@@ -14,7 +14,7 @@ tokens of one scale of a `MultiScaleVQTokenizer`.
 
 Letters: B batch, R = B rows of the backbone, or 2 B under guidance (conditional rows, then
 unconditional ones), P prefix slots, N tokens of an image, n tokens of one set, m tokens so far,
-D width, V codes.
+D width, V codes, d channels of a code.
 """
 
 from __future__ import annotations

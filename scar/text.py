@@ -8,6 +8,7 @@ Letters: B batch, T text tokens, W width of the text encoder.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -64,10 +65,10 @@ class TextEncoder(nn.Module):
         source, options = _source(spec.pin)
         self.tokenizer = AutoTokenizer.from_pretrained(source, **options)
         if pretrained:
-            load = (T5EncoderModel if spec.is_t5 else AutoModel).from_pretrained
-            self.model = load(source, use_safetensors=True, **options)
+            architecture: Any = T5EncoderModel if spec.is_t5 else AutoModel
+            self.model = architecture.from_pretrained(source, use_safetensors=True, **options)
         else:
-            build = T5EncoderModel if spec.is_t5 else AutoModel.from_config
+            build: Any = T5EncoderModel if spec.is_t5 else AutoModel.from_config
             self.model = build(AutoConfig.from_pretrained(source, **options))
         self.requires_grad_(False).eval()
 
@@ -92,7 +93,7 @@ def left_padded(text: TextEmbedding) -> TextEmbedding:
     return TextEmbedding(tokens * valid.unsqueeze(-1), valid)
 
 
-def _source(pin: Pin) -> tuple[str, dict[str, object]]:
+def _source(pin: Pin) -> tuple[str, dict[str, Any]]:
     """What `from_pretrained` of transformers takes: a Hub id or a folder, and options."""
     if not pin.package:
         return pin.repo, {"revision": pin.revision}

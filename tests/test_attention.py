@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from test_model import PARADIGMS, batch_for, prefix_of, tiny
+from helpers.tiny import PRESETS, batch_for, prefix_of, tiny
 
 from scar import attention
 from scar.attention import (
@@ -79,7 +79,7 @@ def test_the_bias_that_cuda_gets_means_what_the_square_kernel_computes():
     torch.testing.assert_close(attend_causally(q, k, v, None), expected, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("preset", PARADIGMS)
+@pytest.mark.parametrize("preset", PRESETS)
 def test_losses_and_gradients_are_those_of_a_stored_mask(preset, monkeypatch):
     config, tokenizer, model = tiny(preset)
     batch = batch_for(config, tokenizer, words=(4,))

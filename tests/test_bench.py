@@ -7,14 +7,15 @@ from functools import partial
 
 import pytest
 import torch
+from helpers.tiny import TINY
 
 from scar.__main__ import main
 from scar.bench import check as bench_check
 from scar.bench import decode as bench_decode
 from scar.bench import train as bench_train
 
-TINY = {
-    "backbone": {"layers": 1, "heads": 2, "width": 32},
+SMALL = {
+    "backbone": TINY["backbone"],
     "encoder": {"name": "sam-b", "image_size": 64},
     "tokenizer": {"image_size": 64, "codebook_size": 64},
 }
@@ -22,9 +23,9 @@ TINY = {
 
 def test_prefixes_and_pairs_are_printed_with_their_ratios(capsys, monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: None)  # it takes a minute
-    bench_train.train("cpu", 1, TINY)
+    bench_train.train("cpu", 1, SMALL)
     head, _, *rows = capsys.readouterr().out.splitlines()
-    assert head == "2 examples, 1 layers of width 32, on cpu"
+    assert head == "2 examples, 2 layers of width 32, on cpu"
     lengths = [int(re.search(r", (\d+) positions", row)[1]) for row in rows[:4]]
     assert lengths == [16 + 120 + 15, 16 + 120 + 15, 4 + 120 + 15, 1 + 120 + 15]
     assert len(rows) == 4 + 6
@@ -35,7 +36,7 @@ def test_prefixes_and_pairs_are_printed_with_their_ratios(capsys, monkeypatch):
 
 
 def test_the_stored_mask_changes_no_loss():
-    config = bench_train.configure(bench_train.PRESET, TINY)
+    config = bench_train.configure(bench_train.PRESET, SMALL)
     model = bench_train.build_model(config, for_training=True).eval()  # without dropout
     step = partial(bench_train._whole, model, bench_train._batch(config, "cpu", 2))
     stored = bench_train._patched("scar.next_token.attention_over", bench_train._stored, step)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_model import batch_for, tiny
+from helpers.tiny import batch_for, tiny
 
 from scar.compiled import CompiledRunner, padded
 from scar.config import Sampling

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.tiny import TINY
 
 import scar.config
 from scar.config import SAMPLING_RANGES, Sampling, ScarConfig
@@ -31,11 +32,6 @@ from scar.weights.checkpoint import (
     save_tokenizer,
     save_weights,
 )
-
-TINY = {
-    "backbone": {"layers": 1, "heads": 2, "width": 32},
-    "tokenizer": {"codebook_size": 16, "autoencoder": {"channels": [32, 32], "latent": 16}},
-}
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -175,9 +171,9 @@ def test_damaged_missing_and_foreign_weights_get_one_sentence(tmp_path):
     with pytest.raises(WeightsError, match="no model weights"):
         load_model(config, tmp_path)
     save_model(build_model(config), config, tmp_path)
-    deeper = {"layers": 2, "heads": 2, "width": 32}
+    deeper = {**TINY["backbone"], "layers": 3}
     other = configure("toy-next-token", {**TINY, "backbone": deeper})
-    with pytest.raises(WeightsError, match="missing: backbone.layers.1"):
+    with pytest.raises(WeightsError, match="missing: backbone.layers.2"):
         load_model(other, tmp_path)
     file = next(tmp_path.glob("model*.safetensors"))
     file.write_bytes(file.read_bytes()[:100])

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.tiny import TINY
 from PIL import Image
 from skimage import metrics
 
@@ -33,12 +34,8 @@ MULTI = {"next-token": "toy/multi", "next-set": "toy/multi_next_set"}
 TOKENIZER = {"next-token": "toy/tokenizer", "next-set": "toy/tokenizer_next_set"}
 SMALL = ["objects=8", "steps=2", "batch_size=2", "save_every=2", "grid_every=0", "threads=1"]
 SMALL += ["precision=fp32"]
-TINY_CODES = [
-    "model.tokenizer.codebook_size=32",
-    "model.tokenizer.autoencoder="
-    "{channels: [32, 32], blocks: 1, latent: 16, patch: 4, attention: false}",
-]
-TINY_MODEL = ["model.backbone={layers: 1, heads: 2, width: 32}", *TINY_CODES]
+TINY_CODES = [f"model.tokenizer.{k}={json.dumps(v)}" for k, v in TINY["tokenizer"].items()]
+TINY_MODEL = [f"model.backbone={json.dumps(TINY['backbone'])}", *TINY_CODES]
 
 
 def multi(*overrides: str):

@@ -11,8 +11,17 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-from test_data import encoded, pairs, picture, read, recipe, write_imagenet, write_jsonl, write_tar
-from test_layouts import write_members
+from helpers.datasets import (
+    encoded,
+    pairs,
+    picture,
+    read,
+    recipe,
+    write_imagenet,
+    write_jsonl,
+    write_members,
+    write_tar,
+)
 
 from train.data import formats
 from train.data.__main__ import main

@@ -6,13 +6,12 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from helpers.datasets import CPU
+from helpers.recipes import RECIPES, tiny, tiny_toy
 from safetensors.torch import load_file
-from test_data import CPU, write_imagenet, write_jsonl
-from test_recipes import RECIPES, tiny, tiny_toy
 
 from train.__main__ import train
 from train.compare import compare
@@ -20,15 +19,6 @@ from train.data.extracted import shard_path
 from train.data.sources import open_source
 from train.extract import extract, main
 from train.recipe import Recipe, change
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_imagenet(folder)
-    (folder / "edits").mkdir()
-    write_jsonl(folder / "edits")
-    return folder
 
 
 def losses(recipe: Recipe) -> list[dict]:

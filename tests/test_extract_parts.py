@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_data import CPU
-from test_layouts import own_jsonl
-from test_recipes import RECIPES, tiny
+from helpers.datasets import CPU, own_jsonl
+from helpers.recipes import RECIPES, tiny
 
 from train.data.extracted import read_layout, shard_path
 from train.data.sources import open_source

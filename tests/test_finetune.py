@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_recipes import RECIPES, TINY_ENCODERS, root, tiny  # noqa: F401
+from helpers.recipes import RECIPES, TINY_ENCODERS, tiny
 
 from train.__main__ import main, train
 from train.loop import checkpoints

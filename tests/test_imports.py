@@ -77,9 +77,27 @@ def test_no_files_import_each_other_in_a_circle(deferred):
         pytest.fail(f"a circle: {' <- '.join(error.args[1])}")
 
 
+BRANCH = re.compile(
+    r"(isinstance|issubclass|type|case) ?\(?.*(NextToken|NextSet|VQ)(Config|Transformer|Tokenizer)"
+    r"|(NextToken|NextSet|VQ)Config: \w+[,}]"  # a table of them
+    r"|[!=]= ?\"next-(token|set)\""
+)
+
+
 def test_the_paradigms_are_told_apart_in_one_table():
-    """`scar.weights.checkpoint` looks the classes up; elsewhere only they name their configs."""
-    configs = re.compile(r"\b(NextTokenConfig|NextSetConfig|MultiScaleVQConfig)\b")
-    named = {name for name, path in FILES.items() if configs.search(path.read_text("utf-8"))}
-    own = {"scar.config", "scar.next_token", "scar.next_set", "scar.tokenizer"}
-    assert named == own | {"scar.weights.checkpoint"}
+    """`scar.weights.checkpoint` looks both up; only the studio calls a step by its paradigm."""
+    found = {name for name, path in FILES.items() if BRANCH.search(path.read_text("utf-8"))}
+    assert {name for name in found if belongs(name) != "scar.studio"} == {"scar.weights.checkpoint"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "if isinstance(config.backbone, NextSetConfig):",
+        "model = {NextSetConfig: 1}[type(backbone)]",
+        "case NextSetConfig():",
+        'if self.paradigm == "next-set":',
+    ],
+)
+def test_the_search_for_branches_sees_them(line):
+    assert BRANCH.search(line)

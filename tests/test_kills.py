@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from random import Random
 
-from test_train import edit_recipe, lines, tokenizer_folder  # noqa: F401
+from helpers.runs import edit_recipe, lines
 
 import train
 from train.loop import checkpoints
@@ -64,7 +64,7 @@ def child(recipe: Recipe, moment: int) -> tuple[int, int]:
     return process.exitcode, calls.value
 
 
-def test_twenty_kills_change_nothing(tokenizer_folder, tmp_path):  # noqa: F811
+def test_twenty_kills_change_nothing(tokenizer_folder, tmp_path):
     every = (f"steps={STEPS}", "save_every=1", "drop_text=0.3")
     whole, broken = (edit_recipe(tokenizer_folder, tmp_path / n, *every) for n in ("one", "two"))
     code, calls = child(whole, moment=0)
@@ -83,7 +83,7 @@ def test_twenty_kills_change_nothing(tokenizer_folder, tmp_path):  # noqa: F811
         assert (tmp_path / "two" / file).read_bytes() == (tmp_path / "one" / file).read_bytes()
 
 
-def test_sigterm_saves_and_leaves_with_zero(tokenizer_folder, tmp_path):  # noqa: F811
+def test_sigterm_saves_and_leaves_with_zero(tokenizer_folder, tmp_path):
     recipe = edit_recipe(tokenizer_folder, tmp_path, "steps=100000", "save_every=100000")
     calls = PROCESSES.Value("l", 0)
     process = PROCESSES.Process(target=run, args=(recipe, 0, calls))

@@ -3,37 +3,31 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
-import tarfile
-from dataclasses import replace
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
-from test_data import encoded, pairs, picture, recipe
-from test_recipes import RECIPES, tiny
+from helpers.datasets import (
+    CPU,
+    encoded,
+    own_jsonl,
+    pairs,
+    picture,
+    recipe,
+    write_files,
+    write_lines,
+    write_members,
+)
+from helpers.recipes import RECIPES, tiny
 
 from train.__main__ import train
 from train.data.sources import open_reader, open_source
 from train.objectives.build import build_objective
 from train.objectives.scar import ScarObjective
 from train.recipe import Recipe, change
-
-CPU = torch.device("cpu")
-
-
-def write_members(path: Path, rows: list[dict[str, bytes]]) -> None:
-    """A WebDataset shard of rows: member suffix -> content; a column of bytes is a .png."""
-    with tarfile.open(path, "w") as archive:
-        for i, row in enumerate(rows):
-            for suffix, data in row.items():
-                suffix = suffix if "." in suffix or len(suffix) < 5 else f"{suffix}.png"
-                member = tarfile.TarInfo(f"{i:06d}.{suffix}")
-                member.size = len(data)
-                archive.addfile(member, io.BytesIO(data))
 
 
 def image(data: bytes) -> dict:
@@ -43,25 +37,6 @@ def image(data: bytes) -> dict:
 def write_table(file: Path, rows: list[dict]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
-
-
-def write_files(root: Path, rows: list[dict], suffix: str = ".png") -> list[dict]:
-    """The images of rows as files, named in the rows instead."""
-    named = []
-    for i, row in enumerate(rows):
-        for name, data in row.items():
-            if isinstance(data, bytes):
-                path = root / name / f"{i}{suffix}"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(data)
-                row = row | {name: f"{name}/{i}{suffix}"}
-        named.append(row)
-    return named
-
-
-def write_lines(file: Path, rows: list[dict]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def seed_unsplash(root: Path) -> dict:
@@ -113,15 +88,6 @@ def own_csv(root: Path) -> dict:
             writer.writerow([row["source_image"], row["target_image"], row["instruction"] + "\n"])
     columns = {"source_image": "vorher", "target_image": "nachher", "instruction": "Anweisung"}
     return {"columns": columns}
-
-
-def own_jsonl(root: Path) -> dict:
-    rows = [
-        {"before": row["source_image"], "after": row["target_image"], "edit": row["instruction"]}
-        for row in write_files(root, pairs())
-    ]
-    write_lines(root / "pairs.jsonl", rows)
-    return {}
 
 
 def own_folders(root: Path) -> dict:
@@ -337,5 +303,5 @@ def test_data_that_changed_are_not_resumed_unasked(root, tmp_path, capsys):
         file.write((tmp_path / "pairs.jsonl").read_text().splitlines()[0])
     with pytest.raises(ValueError, match="from 4 samples in 1 files to 5 samples .*allow_data_ch"):
         train(recipes[2])
-    assert train(replace(recipes[2], allow_data_change=True))
+    assert train(change(recipes[2], allow_data_change=True))
     assert "going on in a new order" in capsys.readouterr().out

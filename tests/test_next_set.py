@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.tiny import TINY
 
 from scar.attention import set_mask, set_of
 from scar.config import Sampling
@@ -16,8 +19,8 @@ from scar.weights.checkpoint import build_model, build_tokenizer
 
 SCALES = [1, 2, 3, 4, 5, 6, 8, 10, 13, 16]
 SETS = [side * side for side in SCALES]
-TINY = {
-    "backbone": {"layers": 2, "heads": 2, "width": 32},
+TEN_SCALES = {
+    "backbone": TINY["backbone"],
     "encoder": {"name": "efficientnet-lite0", "image_size": 64},
     "condition": {"classes": 5, "text_encoder": "minilm-l6", "text_slots": 4},
     "tokenizer": {
@@ -34,7 +37,7 @@ TINY = {
 def parts():
     """(model, tokenizer) with every weight random, so that nothing is hidden by a zero."""
     torch.manual_seed(0)
-    config = configure("var-d12", TINY)
+    config = configure("var-d12", TEN_SCALES)
     model, tokenizer = build_model(config), build_tokenizer(config.tokenizer)
     for module in (model, tokenizer):
         for parameter in module.parameters():
@@ -94,6 +97,19 @@ def test_training_inputs_are_what_decoding_reads(parts, tokens):
     assert torch.equal(tokenizer.inputs(tokens), stepwise)
 
 
+def test_inputs_are_the_sum_of_the_coarser_scales_at_the_size_of_the_next(parts, tokens):
+    tokenizer = deepcopy(parts[1])
+    for phi in tokenizer.phi:  # u_k is half of the upsampled codes
+        torch.nn.init.zeros_(phi.weight)
+        torch.nn.init.zeros_(phi.bias)
+    total, expected = torch.zeros(2, 8, 16, 16), []
+    for part, side, after in zip(tokens.split(SETS, dim=1), SCALES, SCALES[1:], strict=False):
+        codes = tokenizer.codebook.weight[part].view(2, side, side, 8).permute(0, 3, 1, 2)
+        total = total + F.interpolate(codes, 16, mode="bicubic") / 2
+        expected.append(F.adaptive_avg_pool2d(total, after).flatten(2).mT)
+    torch.testing.assert_close(tokenizer.inputs(tokens), torch.cat(expected, dim=1))
+
+
 @pytest.mark.parametrize("scale", range(10))
 def test_tokens_of_a_scale_change_no_prediction_up_to_it(parts, tokens, scale):
     model, tokenizer = parts
@@ -141,7 +157,10 @@ def test_class_and_pooled_text_both_modulate_the_blocks(parts):
 def test_early_pictures_are_coarse_versions_of_the_final_one():
     """Latents of growing sharpness: each preview is nearer to the image, none is a detail of it."""
     torch.manual_seed(3)
-    changes = {**TINY, "tokenizer": {**TINY["tokenizer"], "codebook_size": 4096, "code_dim": 3}}
+    changes = {
+        **TEN_SCALES,
+        "tokenizer": {**TEN_SCALES["tokenizer"], "codebook_size": 4096, "code_dim": 3},
+    }
     tokenizer = build_tokenizer(configure("var-d12", changes).tokenizer).eval()
     for phi in tokenizer.phi:  # the plain residual pyramid
         torch.nn.init.dirac_(phi.weight)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.tiny import TINY
 from safetensors.torch import load_file
 
 import scar.text
@@ -24,7 +25,7 @@ from scar.weights.convert import (
 from scar.weights.pins import Pin
 
 GOLDEN = Path(__file__).parent / "golden"
-TINY = {"backbone": {"layers": 2, "heads": 2, "width": 32}, "condition": {"classes": 10}}
+SMALL = {"backbone": TINY["backbone"], "condition": {"classes": 10}}
 AUTOENCODER = {"channels": [32, 32], "blocks": 1}
 SCALES = [1, 2, 2, 3, 3, 4, 4, 5, 5, 6]
 VAR_TOKENIZER = {
@@ -111,7 +112,7 @@ def close(ours, theirs):
 def c2i():
     weights, data = golden("llamagen-c2i")
     tokenizer = {"image_size": 128, "codebook_size": 64}
-    config = configure("llamagen-b-c2i", {**TINY, "tokenizer": tokenizer})
+    config = configure("llamagen-b-c2i", {**SMALL, "tokenizer": tokenizer})
     return Converted(config, convert_llamagen(weights, config)), data
 
 
@@ -134,7 +135,7 @@ def t2i():
 @pytest.fixture(scope="module")
 def var_tokenizer():
     weights, data = golden("var-tokenizer")
-    config = configure("var-d16", {**TINY, "tokenizer": VAR_TOKENIZER})
+    config = configure("var-d16", {**SMALL, "tokenizer": VAR_TOKENIZER})
     tokenizer = build_tokenizer(config.tokenizer).eval().requires_grad_(False)
     load_strictly(tokenizer, convert_var_tokenizer(weights, config))
     return tokenizer, data
@@ -143,7 +144,7 @@ def var_tokenizer():
 @pytest.fixture(scope="module")
 def var():
     weights, data = golden("var")
-    config = configure("var-d16", {**TINY, "tokenizer": VAR_TOKENIZER})
+    config = configure("var-d16", {**SMALL, "tokenizer": VAR_TOKENIZER})
     return Converted(config, convert_var(weights, config)), data
 
 

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_train import (
+from helpers.runs import (
     SMALL,
     TINY_CODES,
     TINY_MODEL,
     assert_close,
     edit_recipe,
-    tokenizer_folder,  # noqa: F401
 )
 
 from train.__main__ import train
@@ -48,7 +47,7 @@ sys.exit(main([*sys.argv[1:], f"{out}/{os.environ['RANK']}"]))
 """  # each process has a disk of its own, as nodes do
 
 
-def test_nodes_resume_from_one_step_or_not_at_all(tokenizer_folder, tmp_path):  # noqa: F811
+def test_nodes_resume_from_one_step_or_not_at_all(tokenizer_folder, tmp_path):
     program, nodes = tmp_path / "own_out.py", tmp_path / "nodes"
     program.write_text(OWN_OUT)
     fields = ("batch_size=4", "steps=2")
@@ -75,7 +74,7 @@ DROPS = ("drop_text=0.3", "drop_image=0.3", "batch_size=8", "prefix_only=0.5")
 @pytest.mark.parametrize("file", ["ddp_8gpu.yaml", "fsdp_8gpu.yaml"])
 def test_two_processes_compute_what_one_does_and_resume(
     file,
-    tokenizer_folder,  # noqa: F811
+    tokenizer_folder,
     tmp_path,
     monkeypatch,
 ):
@@ -136,7 +135,7 @@ def test_nothing_is_copied_in_silence_where_it_should_be_sharded(tmp_path):
         launch("fsdp_8gpu.yaml", "toy/edit", tmp_path)
 
 
-def test_micro_batches_add_up_to_the_batch(tokenizer_folder, tmp_path):  # noqa: F811
+def test_micro_batches_add_up_to_the_batch(tokenizer_folder, tmp_path):
     plain = ("batch_size=4", "drop_both=0", "drop_image=0", "drop_text=0", "foreground=0")
     train(edit_recipe(tokenizer_folder, tmp_path / "one", *plain))
     train(edit_recipe(tokenizer_folder, tmp_path / "parts", "accumulate=2", *plain))

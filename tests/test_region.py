@@ -5,14 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers.tiny import PARADIGMS, PRESETS, batch_for, picture, save_tiny, tiny
 from PIL import Image
-from test_model import PARADIGMS, batch_for, tiny
-from test_pipeline import TINY, picture
 
 from scar import ScarPipeline
 from scar.__main__ import main
 from scar.config import RegionConfig, Sampling
-from scar.presets import configure
 from scar.region import (
     change_matte,
     changed_cells,
@@ -22,7 +20,6 @@ from scar.region import (
     select_region,
 )
 from scar.sampling import EagerRunner
-from scar.weights.checkpoint import build_model, build_tokenizer, save_model, save_tokenizer
 
 WITH_REGION = {"losses": {"region": 1.0}}
 
@@ -111,7 +108,7 @@ def test_the_matte_is_where_decoded_pictures_differ():
     assert matte[28:36, 28:36].min() == 1 and not matte[:8].any() and not matte[:, 56:].any()
 
 
-@pytest.mark.parametrize("preset", PARADIGMS)
+@pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("sampling", [Sampling(1.0), Sampling(3.0, temperature=0.7, top_k=20)])
 @pytest.mark.parametrize("words", [(3, 5), (4, 4)])  # with padding, and without
 def test_known_tokens_read_in_runs_draw_what_one_by_one_draws(preset, sampling, words):
@@ -130,7 +127,7 @@ def test_known_tokens_read_in_runs_draw_what_one_by_one_draws(preset, sampling, 
         assert counted.passes == int((~forced[1]).any(0).sum())
 
 
-@pytest.mark.parametrize("preset", PARADIGMS)
+@pytest.mark.parametrize("preset", PRESETS)
 def test_the_prefix_alone_gives_the_same_losses(preset):
     config, tokenizer, model = tiny(preset, **WITH_REGION)
     batch = batch_for(config, tokenizer, size=4)
@@ -144,7 +141,7 @@ def test_the_prefix_alone_gives_the_same_losses(preset):
         assert any(g is not None and g.any() for g in gradients), part
 
 
-@pytest.mark.parametrize("preset", PARADIGMS)
+@pytest.mark.parametrize("preset", PRESETS)
 def test_without_its_weight_there_is_no_head(preset):
     config, tokenizer, model = tiny(preset)
     assert not any(name.startswith("region") for name, _ in model.named_parameters())
@@ -155,21 +152,17 @@ def test_without_its_weight_there_is_no_head(preset):
 def folder(tmp_path_factory):
     """Both paradigms, whose head says that the top left cell of every slot changes."""
     root = tmp_path_factory.mktemp("region")
-    for paradigm in ("next-token", "next-set"):
-        torch.manual_seed(0)
-        config = configure(f"toy-{paradigm}", {**TINY, **WITH_REGION})
-        model, tokenizer = build_model(config), build_tokenizer(config.tokenizer)
-        for name, parameter in model.named_parameters():
-            if "output" in name or "head." in name:
-                torch.nn.init.normal_(parameter, std=0.3)
+
+    def top_left(model):
         torch.nn.init.zeros_(model.region.conv2.weight)
         model.region.conv2.bias.data = torch.tensor([9.0, -9.0, -9.0, -9.0])
-        save_model(model, config, root / paradigm)
-        save_tokenizer(tokenizer, root / paradigm)
+
+    for paradigm in PARADIGMS:
+        save_tiny(root / paradigm, paradigm, top_left, **WITH_REGION)
     return root
 
 
-@pytest.fixture(scope="module", params=["next-token", "next-set"])
+@pytest.fixture(scope="module", params=PARADIGMS)
 def pipe(folder, request):
     return ScarPipeline.from_pretrained(folder, paradigm=request.param, device="cpu")
 

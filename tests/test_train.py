@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -10,9 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers.runs import RECIPES, SMALL, TINY_CODES, assert_close, edit_recipe, lines
 
 from scar.presets import configure
-from scar.weights.checkpoint import build_model, build_tokenizer, load_tokenizer, save_tokenizer
+from scar.weights.checkpoint import build_model, load_tokenizer
 from train.__main__ import main, train
 from train.data.samples import epoch_order
 from train.loop import checkpoints, optimizer_state
@@ -22,52 +22,6 @@ from train.loop.optimizer import build_optimizers, rate
 from train.loop.report import Report
 from train.loop.step import gradients, part_seed
 from train.recipe import bounded_seed, change, load_recipe
-
-RECIPES = Path("train/recipes")
-SMALL = [
-    "size=128",
-    "objects=8",
-    "steps=4",
-    "batch_size=2",
-    "save_every=2",
-    "grid_every=0",
-    "log_every=1",
-    "precision=fp32",
-    "threads=1",
-]
-TINY_CODES = (
-    "{codebook_size: 32, autoencoder: {channels: [32, 32], blocks: 1, latent: 16, patch: 4, "
-    "attention: false}}"
-)
-TINY_MODEL = f"model={{backbone: {{layers: 1, heads: 2, width: 32}}, tokenizer: {TINY_CODES}}}"
-
-
-@pytest.fixture(scope="module")
-def tokenizer_folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    torch.manual_seed(0)
-    autoencoder = {"channels": [32, 32], "blocks": 1, "latent": 16}
-    changes = {"tokenizer": {"codebook_size": 32, "autoencoder": autoencoder}}
-    save_tokenizer(build_tokenizer(configure("toy-next-token", changes).tokenizer), folder)
-    return folder
-
-
-def edit_recipe(tokenizer_folder: Path, out: Path, *more: str):
-    overrides = [*SMALL, TINY_MODEL, f"tokenizer={tokenizer_folder}", f"out={out}", *more]
-    return load_recipe(RECIPES / "toy/edit.yaml", overrides)
-
-
-def lines(out: Path) -> list[dict]:
-    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    measured = ("examples_per_second", "tokens_per_second", "memory_gb")
-    return [{k: v for k, v in row.items() if k not in measured} for row in rows]
-
-
-def assert_close(out: Path, expected: Path, tolerance: float) -> None:
-    """Every number logged, to a relative tolerance."""
-    for row, other in zip(lines(out), lines(expected), strict=True):
-        assert row.pop("group") == other.pop("group")
-        assert row == pytest.approx(other, rel=tolerance)
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=str)
@@ -170,6 +124,25 @@ def test_memory_and_speed_fields_change_nothing_learned(fields, plain, tokenizer
         checkpoints.load(out / "checkpoints/step-00000004")[0] for out in (tmp_path, plain)
     )
     assert tensors["model"].keys() == expected["model"].keys()
+
+
+def module_calls(recipe) -> int:
+    """Of a run, forward passes of modules of any kind."""
+    calls = []
+    hook = torch.nn.modules.module.register_module_forward_hook(lambda *_: calls.append(None))
+    train(recipe)
+    hook.remove()
+    return len(calls)
+
+
+def test_memory_and_speed_fields_take_hold(tokenizer_folder, tmp_path):
+    fused = load_recipe(RECIPES / "toy/edit.yaml", ["fused=true"])
+    assert build_optimizers(fused, torch.nn.Linear(2, 2))[0].defaults["fused"]
+    once, again = (
+        module_calls(edit_recipe(tokenizer_folder, tmp_path / field, "steps=1", field))
+        for field in ("gradient_checkpointing=false", "gradient_checkpointing=true")
+    )
+    assert again > once  # blocks run a second time on the way back
 
 
 LLAMAGEN_DECAYS = """

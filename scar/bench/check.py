@@ -17,7 +17,7 @@ from scar.sampling import EagerRunner
 
 SHAPES: dict[str, dict] = {"llamagen-l-c2i": {}, "var-d16": {}}
 SMALL_BACKBONE = {"layers": 2, "heads": 2, "width": 64}
-SMALL = {
+SMALL: dict[str, dict] = {
     "toy-next-token": {"backbone": SMALL_BACKBONE, "tokenizer": {"image_size": 32}},
     "toy-next-set": {
         "backbone": SMALL_BACKBONE,

@@ -20,10 +20,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Literal, cast
 from unittest.mock import patch
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scar.attention import masked_sdpa, set_mask
 from scar.bench.decode import free_compiled, is_cuda, seconds_of
@@ -31,6 +32,7 @@ from scar.config import ScarConfig
 from scar.cross_entropy import token_loss
 from scar.encoder import feature_shape
 from scar.model import SCAR, Batch
+from scar.next_token import NextTokenTransformer
 from scar.prefix import DropMask, TextEmbedding
 from scar.presets import configure
 from scar.text import text_width
@@ -71,14 +73,19 @@ def train(device: str, repeat: int, changes: dict | None = None) -> None:
     full = partial(_patched, "scar.model.token_loss", at_once, scar)
     _pair({"logits of the batch at once": full, "logits in parts": scar}, *how)
     compiled = build_model(config, for_training=True).to(device)
-    compiled.backbone.compile()
+    cast(nn.Module, compiled.backbone).compile()
     _pair({"eager": scar, "compiled": partial(_whole, compiled, batch)}, *how)
 
 
 def _prefixes(config: ScarConfig, batch: Batch, device: str, repeat: int) -> None:
     """One after the other, because each has its own weights and moments."""
     first: tuple[float, float] | None = None
-    kinds = ("VQ prefix", 1, _vq_prefix), ("1x", 1, _whole), ("4x", 2, _whole), ("16x", 4, _whole)
+    kinds: tuple[tuple[str, Literal[1, 2, 4], Callable[..., Tensor]], ...] = (
+        ("VQ prefix", 1, _vq_prefix),
+        ("1x", 1, _whole),
+        ("4x", 2, _whole),
+        ("16x", 4, _whole),
+    )
     for name, factor, loss in kinds:
         positions = batch.source[0, ..., 0].numel() // factor**2
         positions += batch.text.valid.shape[1] + batch.tokens.shape[1] - 1
@@ -171,7 +178,7 @@ def _whole(model: SCAR, batch: Batch) -> Tensor:
 def _vq_prefix(model: SCAR, batch: Batch) -> Tensor:
     """L_CE alone, with a prefix of VQ tokens as in models before SCAR. Those of the target stand in
     for those of the source."""
-    backbone = model.backbone
+    backbone = cast(NextTokenTransformer, model.backbone)
     prefix = model.conditioner(batch.source, batch.text, batch.label, batch.drop)
     codes = backbone.tok_embeddings(batch.tokens).to(prefix.slots.dtype)
     slots = torch.cat([codes, prefix.slots[:, codes.shape[1] :]], dim=1)

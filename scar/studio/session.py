@@ -177,9 +177,8 @@ def _run(
         start = time.perf_counter()
         yield Progress(None, 0, 1, 0, 0.0, unit, variant, settings.variants)
         out = None
-        for out in stream(
-            seed=(seed + variant - 1) % (MAX_SEED + 1), preview_every=every, **sampling
-        ):
+        seeded = (seed + variant - 1) % (MAX_SEED + 1)
+        for out in stream(seed=seeded, preview_every=every, **sampling):
             image = out.image if settings.preview else None
             seconds = time.perf_counter() - start
             moment = (image, out.step, out.total, out.tokens, seconds)

@@ -116,7 +116,8 @@ def save_weights(
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob(f"{stem}*.safetensors"):
         old.unlink()
-    shards, size = [{}], 0
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
     for key, value in state.items():
         value = value.detach().cpu().contiguous()
         value = value.to(dtype) if dtype and value.is_floating_point() else value

@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -210,7 +211,8 @@ def _converted(state: State, shapes: dict, rules: dict[str, str], constants: str
             names of tensors that are concatenated here.
         constants: regular expression of published names that are not parameters.
     """
-    sources, expected = {}, {}
+    sources: dict[str, list[str]] = {}
+    expected: dict[str, torch.Size] = {}
     for key, shape in shapes.items():
         name = key
         for pattern, replacement in rules.items():
@@ -243,7 +245,7 @@ def _refuse_misfits(
         raise WeightsError(f"{context}; {'; '.join(found)}{remedy}")
 
 
-def _shapes(build: Callable[..., nn.Module], config) -> dict[str, torch.Size]:
+def _shapes(build: Callable[..., nn.Module], config: Any) -> dict[str, torch.Size]:
     """Shapes of the parameters that a published file can contain."""
     with torch.device("meta"):
         state = build(config).state_dict()

@@ -5,22 +5,15 @@ block, so that tests of the studio and of its faults are fast and their answers 
 """
 
 import time
-from dataclasses import dataclass
+from collections import deque
 from types import SimpleNamespace
 from zlib import crc32
 
 import numpy as np
 from PIL import Image
 
-
-@dataclass(frozen=True)
-class Output:
-    image: Image.Image
-    seed: int
-    seconds: float
-    step: int
-    total: int
-    tokens: int
+from scar.errors import InputError
+from scar.output import Output
 
 
 class FakePipeline:
@@ -38,35 +31,60 @@ class FakePipeline:
         self.endless = False
         self.running, self.finished, self.abandoned = 0, 0, 0
 
-    def stream_edit(self, image, instruction, *, region="auto", **options):
-        yield from self._stream(image, instruction, region, **options)
+    def edit(self, image, instruction, **options):
+        return self.edit_batch([image], [instruction], **options)[0]
 
-    def stream_generate(self, control_map, prompt, **options):
-        yield from self._stream(control_map, str(prompt), None, **options)
+    def generate(self, control_map, prompt, **options):
+        return self.generate_batch([control_map], [prompt], **options)[0]
 
-    def edit(self, *args, **options):
-        return list(self.stream_edit(*args, **options))[-1]
+    def edit_batch(self, images, instructions, **options):
+        pairs = zip(images, instructions, strict=True)
+        return [last(self.stream_edit(*pair, preview_every=0, **options)) for pair in pairs]
 
-    def generate(self, *args, **options):
-        return list(self.stream_generate(*args, **options))[-1]
+    def generate_batch(self, control_maps, prompts, **options):
+        pairs = zip(control_maps, prompts, strict=True)
+        return [last(self.stream_generate(*pair, preview_every=0, **options)) for pair in pairs]
 
-    def _stream(
-        self, image, prompt, region, *, seed=None, guidance=None, temperature=1.0, top_k=0,
-        top_p=1.0, preview_every=4,
+    def stream_edit(
+        self, image, instruction, *, seed=None, guidance=None, temperature=None, top_k=None,
+        top_p=None, null=None, region="auto", preview_every=None,
     ):  # fmt: skip
-        start = time.perf_counter()
+        if not instruction.strip():
+            raise InputError("The instruction is empty; say what should change.")
+        if isinstance(region, str) and region != "auto":
+            raise ValueError(f"region must be 'auto', a mask or None, not {region!r}")
+        region = region if isinstance(region, Image.Image) else None
+        return self._stream(image, instruction, region, seed, preview_every)
+
+    def stream_generate(
+        self, control_map, prompt, *, seed=None, guidance=None, temperature=None, top_k=None,
+        top_p=None, null=None, preview_every=None,
+    ):  # fmt: skip
+        if isinstance(prompt, int) and not 0 <= prompt < len(self.classes):
+            raise InputError(f"This model does not know class {prompt}.")
+        if not str(prompt).strip():
+            raise InputError("The prompt is empty; say what the image should show.")
+        return self._stream(control_map, str(prompt), None, seed, preview_every)
+
+    def _stream(self, image, prompt, region, seed, preview_every):
+        start, seed, total = time.perf_counter(), seed or 0, self.total_tokens
+        every = 4 if preview_every is None else preview_every or total
         self.running += 1
         try:
             self.fail()
-            final = edited(image, prompt, seed or 0)
-            if isinstance(region, Image.Image):
-                final = Image.composite(final, image, region.point(lambda v: 255 * (v > 127)))
-            for token in self._steps(preview_every):
+            mask = region and region.point(lambda v: 255 * (v > 127))
+            final = edited(image, prompt, seed)
+            if mask and preview_every != 0:
+                yield Output(image, seed, 0.0, 0, total, 0, total // 2, mask)
+            for token in self._steps(every):
                 time.sleep(self.step_seconds)
-                if token % preview_every == 0 or token == self.total_tokens:
-                    shown = revealed(image, final, token / self.total_tokens)
+                if token % every == 0 or token == total:
+                    shown = revealed(image, final, token / total)
+                    if mask:
+                        shown = Image.composite(shown, image, mask)
                     seconds = time.perf_counter() - start
-                    yield Output(shown, seed or 0, seconds, token, self.total_tokens, token)
+                    drawn = total // 2 if mask else total
+                    yield Output(shown, seed, seconds, token, total, token, drawn, mask)
             self.finished += 1
         except GeneratorExit:
             self.abandoned += 1
@@ -81,6 +99,10 @@ class FakePipeline:
             while self.endless and token == middle:
                 time.sleep(0.5)
                 yield token
+
+
+def last(outputs):
+    return deque(outputs, maxlen=1)[0]
 
 
 def edited(image, prompt, seed):
