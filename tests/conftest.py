@@ -38,9 +38,9 @@ def tokenizer_folder(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    """Miniature data of every layout that a recipe of the paper reads."""
+    """Miniature data of every layout that a recipe of the paper reads; runs are kept beside it."""
     from helpers.datasets import write_imagenet, write_jsonl, write_multigen
 
     folder = tmp_path_factory.mktemp("data")

@@ -19,9 +19,12 @@ CHROMIUM = "/usr/bin/chromium"
 PATIENCE = 1000 * int(os.environ.get("SCAR_BROWSER_TIMEOUT", "15"))  # longer on a busy machine
 SIDES = ("before", "after")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytestmark = pytest.mark.skipif(
-    not Path(CHROMIUM).exists(), reason="chromium is not installed (apt-get install chromium)"
-)
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(
+        not Path(CHROMIUM).exists(), reason="chromium is not installed (apt-get install chromium)"
+    ),
+]
 
 # Every picture the stage shows while it is partial, and the strongest layer lying over it.
 WATCH = """

@@ -11,6 +11,8 @@ from scar.config import Sampling
 from scar.prefix import TextEmbedding
 from scar.sampling import EagerRunner, SamplingError
 
+pytestmark = pytest.mark.slow
+
 SMALL = {
     "backbone": {"layers": 1, "heads": 2, "width": 32},
     "condition": {"text_slots": 8},

@@ -28,6 +28,8 @@ from train.evaluate.control_metrics import edge_f1, frechet_distance, rmse, stru
 from train.evaluate.metrics import Features
 from train.recipe import load_recipe
 
+pytestmark = pytest.mark.slow
+
 RECIPES = Path("train/recipes")
 CPU = torch.device("cpu")
 MULTI = {"next-token": "toy/multi", "next-set": "toy/multi_next_set"}

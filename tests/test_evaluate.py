@@ -32,6 +32,8 @@ from train.evaluate.edit_metrics import (
 from train.evaluate.edits import edit_table
 from train.evaluate.metrics import Features, SpriteFinder
 
+pytestmark = pytest.mark.slow
+
 OBJECTS, COUNT = 16, 12
 
 

@@ -20,6 +20,8 @@ from train.data.sources import open_source
 from train.extract import extract, main
 from train.recipe import Recipe, change
 
+pytestmark = pytest.mark.slow
+
 
 def losses(recipe: Recipe) -> list[dict]:
     lines = (train(recipe).parent / "metrics.jsonl").read_text().splitlines()

@@ -19,6 +19,8 @@ from train.objectives.frozen import build_frozen, completed, needless
 from train.objectives.scar import ScarObjective, encode_batch
 from train.recipe import change
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:

@@ -14,6 +14,8 @@ from train.loop import checkpoints
 from train.objectives.build import build_objective
 from train.recipe import Recipe, change, load_recipe
 
+pytestmark = pytest.mark.slow
+
 FINETUNE = RECIPES / "edit/finetune_24gb.yaml"
 
 

@@ -10,11 +10,14 @@ import time
 from pathlib import Path
 from random import Random
 
+import pytest
 from helpers.runs import edit_recipe, lines
 
 import train
 from train.loop import checkpoints
 from train.recipe import Recipe
+
+pytestmark = pytest.mark.slow
 
 KILLS = 20
 STEPS = 16

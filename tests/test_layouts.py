@@ -29,6 +29,8 @@ from train.objectives.build import build_objective
 from train.objectives.scar import ScarObjective
 from train.recipe import Recipe, change
 
+pytestmark = pytest.mark.slow
+
 
 def image(data: bytes) -> dict:
     return {"bytes": data, "path": "n01440764_1_n01440764.JPEG"}

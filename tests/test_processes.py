@@ -22,6 +22,8 @@ from train.__main__ import train
 from train.loop import checkpoints, processes
 from train.recipe import load_recipe
 
+pytestmark = pytest.mark.slow
+
 
 def launch(config: str, recipe: str, out: Path, *overrides: str, program=("-m", "train")) -> str:
     """Train in two processes of train/configs/<config>; returns what they print."""

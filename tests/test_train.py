@@ -23,6 +23,8 @@ from train.loop.report import Report
 from train.loop.step import gradients, part_seed
 from train.recipe import bounded_seed, change, load_recipe
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=str)
 def test_every_recipe_is_valid(path):

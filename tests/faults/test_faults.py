@@ -19,6 +19,8 @@ from scar.images import open_image
 from scar.studio import QUEUE
 from scar.studio.guard import MAX_BODY, MAX_UPLOAD_BODY
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 
