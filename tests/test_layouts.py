@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pyarrow
@@ -306,5 +305,5 @@ def test_data_that_changed_are_not_resumed_unasked(root, tmp_path, capsys):
         file.write((tmp_path / "pairs.jsonl").read_text().splitlines()[0])
     with pytest.raises(ValueError, match="from 4 samples in 1 files to 5 samples .*allow_data_ch"):
         train(recipes[2])
-    assert train(replace(recipes[2], allow_data_change=True))
+    assert train(change(recipes[2], allow_data_change=True))
     assert "going on in a new order" in capsys.readouterr().out

@@ -23,6 +23,8 @@ from train.dry_run import measure, memory_per_process
 from train.objectives.build import build_objective
 from train.recipe import change, load_recipe, scheduled
 
+pytestmark = pytest.mark.slow
+
 PAPER = sorted([*RECIPES.glob("c2i/*.yaml"), *RECIPES.glob("t2i/*.yaml")]) + [
     RECIPES / "edit/seed_unsplash.yaml"
 ]
