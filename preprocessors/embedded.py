@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from preprocessors.map_network import MapNetwork
 
 FILE = ASSETS / "preprocessors" / "embedded.safetensors"
-MAPS = ("depth", "hed", "sketch", "lineart")  # the channels of the network's output
 RESOLUTION = 256  # the network reads about this many pixels squared
 
 
@@ -52,12 +51,14 @@ def control_maps(network: MapNetwork, images: Tensor, names: Sequence[str]) -> T
 
     Args:
         images: (B, 3, H, W) in [-1, 1], sides multiples of 32.
-        names: B of `MAPS`.
+        names: B of `preprocessors.map_network.MAPS`.
 
     Returns:
         (B, H, W).
     """
     import torch
+
+    from preprocessors.map_network import MAPS
 
     channels = [MAPS.index(name) for name in names]
     with torch.no_grad():

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from preprocessors.embedded import MAPS
-
+MAPS = ("depth", "hed", "sketch", "lineart")  # the channels of the output
 WIDTHS = (8, 20, 40, 64, 96, 128)  # channels at 1/1, 1/2, ... 1/32 of the resolution
 
 

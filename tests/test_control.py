@@ -41,7 +41,8 @@ TINY_MODEL = [f"model.backbone={json.dumps(TINY['backbone'])}", *TINY_CODES]
 
 
 def multi(*overrides: str):
-    return load_recipe(RECIPES / "toy/multi.yaml", ["size=64", *overrides])
+    small = ["size=64", "model.tokenizer.image_size=64"]
+    return load_recipe(RECIPES / "toy/multi.yaml", [*small, *overrides])
 
 
 @pytest.fixture(scope="module")

@@ -27,8 +27,8 @@ from PIL import Image
 
 from train.data.__main__ import main
 from train.data.batch import RawBatch
+from train.data.order import epoch_order
 from train.data.rows import open_rows
-from train.data.samples import epoch_order
 from train.data.sources import open_source
 
 

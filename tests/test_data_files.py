@@ -27,8 +27,8 @@ from train.data import formats
 from train.data.__main__ import main
 from train.data.files import is_leftover, list_files, split_of
 from train.data.formats import KEPT_OPEN
+from train.data.order import epoch_order
 from train.data.rows import open_rows
-from train.data.samples import epoch_order
 from train.data.sources import open_reader
 from train.loop import checkpoints
 

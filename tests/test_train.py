@@ -14,7 +14,7 @@ from helpers.runs import RECIPES, SMALL, TINY_CODES, assert_close, edit_recipe, 
 from scar.presets import configure
 from scar.weights.checkpoint import build_model, load_tokenizer
 from train.__main__ import main, train
-from train.data.samples import epoch_order
+from train.data.order import epoch_order
 from train.loop import checkpoints, optimizer_state
 from train.loop.ema import EMA
 from train.loop.muon import orthogonalised

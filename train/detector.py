@@ -20,8 +20,8 @@ from torch.nn.functional import (
     pad,
 )
 
-from preprocessors.embedded import MAPS, RESOLUTION
-from preprocessors.map_network import MapNetwork
+from preprocessors.embedded import RESOLUTION
+from preprocessors.map_network import MAPS, MapNetwork
 from scar.toyscenes.dataset import ToyScenes
 
 # A quarter of the pixels gives four times the pictures: half of the steps learn layout there.

@@ -9,16 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from torch import Tensor, nn
 
 from scar.model import Batch
-from train.data.batch import RawBatch
-
-if TYPE_CHECKING:  # both import this module
-    from train.data.extracted import Partial
-    from train.data.samples import Sample
+from train.data.batch import Partial, RawBatch, Sample
 
 
 class Reader(Protocol):

@@ -1,10 +1,14 @@
-"""The form in which every data source hands examples to training."""
+"""The forms in which examples travel: from a reader, from a source, and partly stored."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from PIL import Image
 from torch import Tensor
+
+from scar.prefix import TextEmbedding
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,27 @@ class RawBatch:
     mask: Tensor  # bool (B, S, S): what counts more in L_CE, the edit or the objects
     # bool (B, S, S): every pixel in which source and target differ; None where data do not say
     changed: Tensor | None = None
+
+
+class Sample(NamedTuple):
+    """One example as it lies on disk."""
+
+    target: Image.Image  # RGB
+    source: Image.Image | None  # RGB, of the target's shape; None: a control map has to be drawn
+    text: str = ""
+    label: int = -1
+
+
+@dataclass(frozen=True)
+class Partial:
+    """Examples of which a part is stored; `train.objectives.frozen.completed` does the rest."""
+
+    raw: RawBatch
+    stored: dict[str, Tensor | TextEmbedding]  # fields of a Batch
+
+    @property
+    def label(self) -> Tensor:
+        return self.raw.label
 
 
 def to_signed(images: Tensor) -> Tensor:

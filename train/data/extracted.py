@@ -25,8 +25,8 @@ from torch import Tensor
 from scar.model import Batch
 from scar.prefix import DropMask, TextEmbedding
 from scar.validation import to_dict
-from train.data.batch import RawBatch
-from train.data.samples import epoch_order
+from train.data.batch import Partial
+from train.data.order import epoch_order
 from train.recipe import Recipe, value_of
 
 RECORD = "extracted.json"
@@ -73,18 +73,6 @@ class Layout:
 
     def indices(self, shard: int) -> range:
         return range(shard * self.shard, min((shard + 1) * self.shard, self.examples))
-
-
-@dataclass(frozen=True)
-class Partial:
-    """Examples of which a part is stored; `train.objectives.frozen.completed` does the rest."""
-
-    raw: RawBatch
-    stored: dict[str, Tensor | TextEmbedding]  # fields of a Batch
-
-    @property
-    def label(self) -> Tensor:
-        return self.raw.label
 
 
 class Extracted:

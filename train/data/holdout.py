@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from train.data.samples import Sample
+from train.data.batch import Sample
 from train.protocols import Reader
 
 HELD_OUT_MOST = 512  # samples; more would only take time

@@ -15,11 +15,12 @@ from collections import Counter
 from pathlib import Path
 
 from scar.images import to_map
+from train.data.batch import Sample
 from train.data.columns import SplitTables, Table, label_of
 from train.data.files import IMAGES, find_image, is_leftover
 from train.data.formats import BLOCKS_TOGETHER, fingerprint_of
 from train.data.rows import NoSplitError, rows_of
-from train.data.samples import Sample, decoded
+from train.data.samples import decoded
 
 SPLITS = {"train": "train", "validation": "val"}
 NAMES = {"image": ("image", "jpg", "jpeg", "png", "webp"), "label": ("label", "cls"), "control": ()}

@@ -18,10 +18,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from scar.images import to_map
+from train.data.batch import Sample
 from train.data.columns import SplitTables, Table, text_of
 from train.data.files import Listing, find_image
 from train.data.rows import rows_of
-from train.data.samples import Sample, decoded
+from train.data.samples import decoded
 
 KINDS = "hedsketch|hed|lineart|canny|seg|depth|sketch|normal|openpose|bbox|grayscale"
 NAMES = {

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,9 +23,9 @@ from torch import Tensor
 from preprocessors import preprocess
 from scar.images import decode, to_rgb
 from train.data.batch import RawBatch
-from train.data.formats import BLOCKS_TOGETHER
+from train.data.order import epoch_order
 from train.protocols import Reader
-from train.recipe import Recipe, bounded_seed
+from train.recipe import Recipe
 
 FAULTS_ALLOWED = 0.01  # share of the samples read; one is always allowed
 RATE_FROM = 1000  # samples; among fewer a rate says little
@@ -63,15 +62,6 @@ def foreign(what: str) -> Iterator[None]:
 def printable(text: str) -> str:
     """With lone surrogates, which a file name or JSON may hold, written out."""
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-class Sample(NamedTuple):
-    """One example as it lies on disk."""
-
-    target: Image.Image  # RGB
-    source: Image.Image | None  # RGB, of the target's shape; None: a control map has to be drawn
-    text: str = ""
-    label: int = -1
 
 
 class Samples:
@@ -188,44 +178,6 @@ class Samples:
                 f"{faults} of {attempts} samples could not be read, more than 1%; the last was "
                 f"{name}: {error}"
             )
-
-
-def epoch_order(
-    blocks: Sequence[range],
-    seed: int,
-    epoch: int,
-    together: int = BLOCKS_TOGETHER,
-    batch: int = 1,
-) -> np.ndarray:
-    """A permutation of all samples keyed to (seed, epoch), by which large files are read block by
-    block.
-
-    Blocks come in random order, and the samples of `together` consecutive ones among each other.
-    Where there are several, a batch takes its share of each and keeps it together: as the parts of
-    a batch go to processes in turn, each of them reads few of the blocks, and yet nothing depends
-    on how many processes there are.
-
-    Args:
-        batch: indices [k * batch, (k + 1) * batch) are one batch, counted over all epochs.
-    """
-    rng = np.random.default_rng((bounded_seed(seed), epoch))
-    shuffled = [blocks[b] for b in rng.permutation(len(blocks))]
-    order, block = [], []
-    for first in range(0, len(shuffled), together):
-        window = [rng.permutation(b) for b in map(_numbers, shuffled[first : first + together])]
-        # Spread each block evenly over the window.
-        moment = np.concatenate([(np.arange(len(b)) + rng.random()) / len(b) for b in window])
-        which = np.repeat(np.arange(len(window)), [len(b) for b in window])
-        mixed = np.argsort(moment, kind="stable")
-        order.append(np.concatenate(window)[mixed])
-        block.append(first + which[mixed])
-    order, block = np.concatenate(order), np.concatenate(block)
-    batches = (np.arange(len(order)) + epoch * len(order)) // batch
-    return order[np.lexsort((block % together, batches))]
-
-
-def _numbers(block: range) -> np.ndarray:
-    return np.arange(block.start, block.stop)
 
 
 def frame(images: list[Image.Image], recipe: Recipe, rng: Random | None) -> list[Image.Image]:

@@ -13,11 +13,12 @@ FOLDER/{source,target}/*  images of the same names, and FOLDER/instructions.txt,
 
 from __future__ import annotations
 
+from train.data.batch import Sample
 from train.data.columns import SplitTables, Table, text_of
 from train.data.files import Listing
 from train.data.pairs import open_pairs
 from train.data.rows import rows_of, tables
-from train.data.samples import Sample, SampleError, decoded
+from train.data.samples import SampleError, decoded
 
 NAMES = {
     "source_image": (

@@ -11,8 +11,8 @@ from scar.frozen import FrozenEncoders
 from scar.model import Batch
 from scar.prefix import DropMask
 from scar.weights.checkpoint import load_tokenizer
-from train.data.batch import to_signed
-from train.data.extracted import RECORD, Partial, read_layout
+from train.data.batch import Partial, to_signed
+from train.data.extracted import RECORD, read_layout
 from train.recipe import Recipe
 
 NETWORKS = {"features": "encoder", "text": "text"}  # stored part -> the network it replaces

@@ -21,8 +21,7 @@ from scar.model import Batch
 from scar.prefix import DropMask
 from scar.weights.checkpoint import build_model, save_model, save_tokenizer
 from scar.weights.convert import FRESH, load_start
-from train.data.batch import RawBatch, to_signed
-from train.data.extracted import Partial
+from train.data.batch import Partial, RawBatch, to_signed
 from train.objectives.frozen import build_frozen, completed
 from train.protocols import Source
 from train.recipe import Recipe
