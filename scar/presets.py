@@ -104,8 +104,8 @@ PRESETS: dict[str, ScarConfig] = {
 def preset_dict(preset: str, changes: dict | None = None) -> dict:
     """A preset with nested fields replaced, as `to_dict` has it; raises ConfigError."""
     if preset not in PRESETS:
-        hint = did_you_mean(preset, PRESETS) or f"; known: {', '.join(PRESETS)}"
-        raise ConfigError(f"unknown preset {preset!r}{hint}")
+        hint, known = did_you_mean(preset, PRESETS), ", ".join(PRESETS)
+        raise ConfigError(f"unknown preset {preset!r}{hint}; known: {known}")
     return merged(to_dict(PRESETS[preset]), ScarConfig.upgraded(changes or {}))
 
 

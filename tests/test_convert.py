@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from scar import ScarPipeline
 from scar.__main__ import main
+from scar.errors import ConfigError
 from scar.frozen import FrozenEncoders
 from scar.presets import PRESETS, configure
 from scar.weights.checkpoint import (
@@ -401,7 +402,7 @@ def test_unknown_layouts_and_presets_name_the_known_ones(tmp_path):
     file = saved(tmp_path, published("vq16"))
     with pytest.raises(WeightsError, match="llamagen, vq16, var, var-tokenizer"):
         convert("vqgan", file, "llamagen-b-c2i", tmp_path / "out")
-    with pytest.raises(WeightsError, match="llamagen-b-c2i"):
+    with pytest.raises(ConfigError, match="llamagen-b-c2i"):
         convert("vq16", file, "llamagen", tmp_path / "out")
 
 

@@ -13,6 +13,7 @@ from helpers.datasets import CPU
 from helpers.recipes import RECIPES, tiny, tiny_toy
 from safetensors.torch import load_file
 
+from scar.validation import to_dict
 from train.__main__ import train
 from train.compare import compare
 from train.data.extracted import shard_path
@@ -52,7 +53,7 @@ def test_grids_are_drawn_in_bf16(root, tmp_path):
     """In a process of its own: accelerate keeps one precision a process."""
     recipe = tiny_toy(RECIPES / "toy/multi.yaml", root)
     words = [
-        f"model={json.dumps(recipe.model)}",
+        f"model={json.dumps(to_dict(recipe.model))}",
         f"tokenizer={recipe.weights.tokenizer}",
         f"out={tmp_path}",
     ]
